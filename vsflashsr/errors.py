@@ -1,5 +1,5 @@
-"""The one error type users see."""
+"""The one exception that means: the user can do something about it."""
 
 
 class FlashsrError(ValueError):
-    """Something the user can put right: the message says what is wrong, the value, and what to do."""
+    """One sentence: what is wrong, the value that was got, and what to do about it."""

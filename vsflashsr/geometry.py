@@ -1,0 +1,123 @@
+"""Padding, tiling, blending and cropping of (C, h, w) arrays. Pure NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FlashsrError
+
+type Array = NDArray[np.float32]
+"""A frame: (C, h, w), float32, C = 1 (luma) or 3 (RGB), nominally 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of the low-resolution frame, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Equal tiles that cover a frame and overlap by at least ``overlap`` pixels."""
+
+    width: int
+    height: int
+    tiles: tuple[Tile, ...]
+
+
+def padded(size: int, multiple: int, minimum: int = 1) -> int:
+    """The smallest multiple of ``multiple`` that is no less than ``size`` and ``minimum``."""
+    return math.ceil(max(size, minimum) / multiple) * multiple
+
+
+def pad(frame: Array, width: int, height: int) -> Array:
+    """Repeat the last column and row until the frame is ``width`` x ``height``; the picture stays at the top left."""
+    _, h, w = frame.shape
+    if (h, w) == (height, width):
+        return frame
+    return np.pad(frame, ((0, 0), (0, height - h), (0, width - w)), mode="edge")
+
+
+def _starts(size: int, tile: int, overlap: int) -> list[int]:
+    """Positions of equal tiles over ``size`` pixels; the last one is shifted inwards instead of hanging over."""
+    if tile >= size:
+        return [0]
+    count = math.ceil((size - overlap) / (tile - overlap))
+    return [round(i * (size - tile) / (count - 1)) for i in range(count)]
+
+
+def tiling(width: int, height: int, tile_width: int, tile_height: int, overlap: int) -> Tiling:
+    """Cover ``width`` x ``height`` with tiles of ``tile_width`` x ``tile_height``.
+
+    A tile may be larger than the frame: the frame is then padded to it by the caller (``pad``).
+    """
+    if overlap < 0 or 2 * overlap >= min(tile_width, tile_height):
+        raise FlashsrError(
+            f"overlap is 0 or more and less than half a tile ({tile_width}x{tile_height}), got {overlap}; "
+            "use a larger tile or a smaller overlap"
+        )
+    tiles = tuple(
+        Tile(x, y, tile_width, tile_height)
+        for y in _starts(height, tile_height, overlap)
+        for x in _starts(width, tile_width, overlap)
+    )
+    return Tiling(width, height, tiles)
+
+
+def cut(frame: Array, tile: Tile) -> Array:
+    """The tile's pixels as an array of its own, edge-padded where the tile is larger than the frame."""
+    part = frame[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+    return np.ascontiguousarray(pad(part, tile.width, tile.height))
+
+
+def _ramp(start: int, stop: int, size: int, others: list[int], tile: int) -> Array:
+    """Weight of a tile along one axis: 1 inside, falling linearly to its edge where a neighbour overlaps it."""
+    weight = np.ones(stop - start, np.float32)
+    before = [o for o in others if o < start]
+    after = [o for o in others if o > start]
+    if before and (shared := before[-1] + tile - start) > 0:
+        weight[:shared] = (np.arange(shared, dtype=np.float32) + 0.5) / shared
+    if after and (shared := start + tile - after[0]) > 0:
+        ramp = (np.arange(shared, dtype=np.float32)[::-1] + 0.5) / shared
+        weight[-shared:] = np.minimum(weight[-shared:], ramp)
+    return weight[: size - start]
+
+
+@lru_cache(maxsize=8)
+def _weights(plan: Tiling, scale: int) -> tuple[tuple[Array, ...], Array]:
+    """Each tile's blending weight at output size, and the sum of all (to divide by)."""
+    xs = sorted({t.x for t in plan.tiles})
+    ys = sorted({t.y for t in plan.tiles})
+    total = np.zeros((plan.height * scale, plan.width * scale), np.float32)
+    weights: list[Array] = []
+    for t in plan.tiles:
+        wx = _ramp(t.x * scale, (t.x + t.width) * scale, plan.width * scale, [x * scale for x in xs], t.width * scale)
+        wy = _ramp(t.y * scale, (t.y + t.height) * scale, plan.height * scale, [y * scale for y in ys], t.height * scale)
+        weights.append(wy[:, None] * wx[None, :])
+        total[t.y * scale : t.y * scale + len(wy), t.x * scale : t.x * scale + len(wx)] += weights[-1]
+    return tuple(weights), total
+
+
+def blend(parts: list[Array], plan: Tiling, scale: int) -> Array:
+    """Put the upscaled tiles (each ``scale`` times its tile) together, feathered where they overlap."""
+    if len(parts) == 1:
+        return parts[0][:, : plan.height * scale, : plan.width * scale]
+    weights, total = _weights(plan, scale)
+    shape: tuple[Any, ...] = (parts[0].shape[0], plan.height * scale, plan.width * scale)
+    out = np.zeros(shape, np.float32)
+    for part, t, weight in zip(parts, plan.tiles, weights, strict=True):
+        rows, columns = weight.shape
+        area = np.s_[:, t.y * scale : t.y * scale + rows, t.x * scale : t.x * scale + columns]
+        out[area] += part[:, :rows, :columns] * weight
+    out /= total
+    return out

@@ -1,0 +1,49 @@
+"""Models: how a bundle's graphs make a step. They know nothing of VapourSynth, and nothing of order or seeking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from ..geometry import Array
+from ..schedule import Schedule
+
+type Channels = Literal["luma", "rgb"]
+"""What a model sees and makes: the luma plane alone (1, h, w), or RGB (3, h, w)."""
+
+
+class Model[State](Protocol):
+    """A causal upscaler. ``step`` is pure: same frames, numbers and state, same bytes."""
+
+    @property
+    def scale(self) -> int:
+        """Output size over input size."""
+
+    @property
+    def channels(self) -> Channels: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def preroll(self) -> int:
+        """Frames after which a cold state is as good as warm."""
+
+    @property
+    def max_segment(self) -> int:
+        """Frames between grid lines: the most that a seek replays, less the preroll."""
+
+    def step(self, frames: Sequence[Array], numbers: Sequence[int], state: State | None) -> tuple[list[Array], State]:
+        """Read new frames, emit finished ones, and give the state to carry on with.
+
+        Args:
+            frames: new frames (C, h, w); ``schedule.first_reads`` of them where ``state`` is None, else ``reads``.
+            numbers: the clip's frame number of each; a frame repeated as padding keeps counting up.
+            state: None at the beginning of a run, else what the step before returned. It is not changed.
+
+        Returns:
+            Finished frames (C, scale*h, scale*w) and the new state.
+        """
+
+    def state_bytes(self, state: State) -> int:
+        """Memory that keeping ``state`` costs."""

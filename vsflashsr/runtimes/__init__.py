@@ -1,0 +1,1 @@
+"""Runtimes: what executes a graph on tensors it owns. They know neither models nor VapourSynth."""
