@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Sets up all that the tests need and runs ruff, mypy and pytest.
+#
+# Usage: scripts/test.sh [--long] [PYTEST ARGUMENT...]
+#   --long                 the long tests too
+#   TEST_EXTRAS="A B"      extras of pyproject.toml that are installed if they can be (default: "export rtx");
+#                          tests that need one that isn't there are skipped, with the reason
+#   PYTHON=PATH            the Python to make the environment from
+set -euo pipefail
+# shellcheck source=scripts/setup_env.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/setup_env.sh"
+
+case ${1:-} in -h | --help) sed -n '2,8s/^# \{0,1\}//p' -- "${BASH_SOURCE[0]}" && exit ;; esac
+for argument in "$@"; do
+    if [[ $argument == --long ]]; then need_programs x265 ffmpeg mkvmerge; fi
+done
+
+setup_env test -e ".[samples]" --group test --group lint
+missing=()
+for extra in ${TEST_EXTRAS-export rtx}; do
+    optional "$extra" -e ".[$extra]" || missing+=("$extra")
+done
+enter_env
+cd -- "$root"
+
+result=0
+python -m ruff check . || result=1
+if [[ ${#missing[@]} -eq 0 ]]; then
+    python -m mypy || result=1
+else
+    say "[test] mypy is skipped: it needs the extras ${missing[*]}, which could not be installed"
+fi
+python -m pytest "$@" || result=1
+exit "$result"
