@@ -109,7 +109,9 @@ class _Fields:
     def one_of(self, key: str, choices: tuple[str, ...], default: str | None = None) -> Any:
         value = self.get(key, str, default)
         if value not in choices:
-            raise FlashsrError(f"{self._where}: {key!r} is one of {', '.join(choices)}, got {value!r}; correct the bundle")
+            raise FlashsrError(
+                f"{self._where}: {key!r} is one of {', '.join(choices)}, got {value!r}; correct the bundle"
+            )
         return value
 
     def at_least(self, key: str, least: int, default: int | None = None) -> int:
@@ -140,7 +142,9 @@ def _states(where: str, items: list[Any]) -> tuple[StateSpec, ...]:
         for size in shape:
             good = size > 0 if isinstance(size, int) else isinstance(size, str) and _SIZE.fullmatch(size)
             if not good:
-                raise FlashsrError(f"{where}: state {name!r} has a size that is no number or h, w expression, got {size!r}")
+                raise FlashsrError(
+                    f"{where}: state {name!r} has a size that is no number or h, w expression, got {size!r}"
+                )
         states.append(StateSpec(name, tuple(shape), fields.one_of("dtype", ("float32", "float16"), "float32")))
     return tuple(states)
 
@@ -178,7 +182,9 @@ def _check_files(where: str, folder: Path, files: Mapping[str, Any]) -> dict[str
         if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
             raise FlashsrError(f"{where}: the sha256 of {name!r} should be 64 hexadecimal digits, got {expected!r}")
         if not path.is_file():
-            raise FlashsrError(f"{where} needs the file {name!r}, which is not in {str(folder)!r}; get the bundle again")
+            raise FlashsrError(
+                f"{where} needs the file {name!r}, which is not in {str(folder)!r}; get the bundle again"
+            )
         if not path.resolve().is_relative_to(root):
             raise FlashsrError(f"{where}: {name!r} is a link that leaves the folder; don't use this bundle")
         if (got := sha256_of(path)) != expected:

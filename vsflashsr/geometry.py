@@ -102,7 +102,9 @@ def _weights(plan: Tiling, scale: int) -> tuple[tuple[Array, ...], Array]:
     weights: list[Array] = []
     for t in plan.tiles:
         wx = _ramp(t.x * scale, (t.x + t.width) * scale, plan.width * scale, [x * scale for x in xs], t.width * scale)
-        wy = _ramp(t.y * scale, (t.y + t.height) * scale, plan.height * scale, [y * scale for y in ys], t.height * scale)
+        wy = _ramp(
+            t.y * scale, (t.y + t.height) * scale, plan.height * scale, [y * scale for y in ys], t.height * scale
+        )
         weights.append(wy[:, None] * wx[None, :])
         total[t.y * scale : t.y * scale + len(wy), t.x * scale : t.x * scale + len(wx)] += weights[-1]
     return tuple(weights), total

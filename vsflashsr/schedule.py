@@ -35,7 +35,9 @@ class Schedule:
         if self.first_reads < self.first_emits:
             raise FlashsrError(f"step 0 can't emit more frames than it reads, got {self}; correct the bundle")
         if self.reads != self.emits:
-            raise FlashsrError(f"steps after the first read as many frames as they emit, got {self}; correct the bundle")
+            raise FlashsrError(
+                f"steps after the first read as many frames as they emit, got {self}; correct the bundle"
+            )
 
     @property
     def look_ahead(self) -> int:

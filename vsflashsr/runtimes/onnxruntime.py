@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from ..errors import FlashsrError
 
-_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,9 @@ class Tensor:
 
 def _tensor(where: str, arg: Any) -> Tensor:
     if arg.type not in _NUMPY:
-        raise FlashsrError(f"{where}: {arg.name!r} is of type {arg.type}; export the model with float32 or float16 tensors")
+        raise FlashsrError(
+            f"{where}: {arg.name!r} is of type {arg.type}; export the model with float32 or float16 tensors"
+        )
     return Tensor(arg.name, tuple(arg.shape), np.dtype(_NUMPY[arg.type]))
 
 
@@ -54,23 +61,29 @@ class OnnxSession:
         where = f"the model {str(path)!r}"
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen unrelated types, some bare RuntimeError
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated types, some bare RuntimeError
             reason = str(error).strip().splitlines()[0]
             raise FlashsrError(f"ONNX Runtime can't load {where} ({reason}); export or download it again") from error
         self.path = path
         self.inputs = {t.name: t for t in (_tensor(where, a) for a in self._session.get_inputs())}
         self.outputs = {t.name: t for t in (_tensor(where, a) for a in self._session.get_outputs())}
 
-    def run(self, feeds: Mapping[str, NDArray[Any] | ort.OrtValue], outputs: Sequence[str] | None = None) -> dict[str, ort.OrtValue]:
+    def run(
+        self, feeds: Mapping[str, NDArray[Any] | ort.OrtValue], outputs: Sequence[str] | None = None
+    ) -> dict[str, ort.OrtValue]:
         """Run the graph once. Arrays are shared, not copied; results are new, and never written again.
 
         Raises:
             FlashsrError: the graph refuses these inputs, or fails.
         """
         names = list(self.outputs) if outputs is None else list(outputs)
-        values = {k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for k, v in feeds.items()}
+        values = {
+            k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for k, v in feeds.items()
+        }
         try:
             return dict(zip(names, self._session.run_with_ort_values(names, values), strict=True))
-        except Exception as error:  # noqa: BLE001  see __init__
+        except Exception as error:
             reason = str(error).strip().splitlines()[0]
-            raise FlashsrError(f"the model {str(self.path)!r} failed ({reason}); check that it fits its bundle.json") from error
+            raise FlashsrError(
+                f"the model {str(self.path)!r} failed ({reason}); check that it fits its bundle.json"
+            ) from error

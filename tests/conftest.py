@@ -1,0 +1,34 @@
+"""Options and fixtures of all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .tiny import write_tiny_bundle
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: run with --long")
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose every pixel tells the whole history of its state; 1 → 1."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_25_21(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on FlashVSR's schedule: 25 → 21, then 8 → 8."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny 25 21 ü", schedule=(25, 21, 8, 8))

@@ -1,0 +1,261 @@
+"""``flashsr``: from arguments to a VapourSynth node."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import vapoursynth as vs
+
+from . import formats
+from .bundle import ColorFix, Precision
+from .errors import FlashsrError
+from .frames import ClipSource, frames_at_hand, to_frame
+from .geometry import Array
+from .gpu.probe import device_count
+from .models import Model
+from .models.opening import ModelRequest, OpenedModel, open_model
+from .stream import CausalStream
+
+BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch")
+
+
+def flashsr(
+    clip: vs.VideoNode,
+    scale: float = 4,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    backend: str = "auto",
+    device_id: int = 0,
+    precision: str | None = None,
+    tile: int | tuple[int, int] | None = None,
+    overlap: int | None = None,
+    color_fix: str | None = None,
+    strength: float = 1.0,
+    scene_change: bool = True,
+    max_segment: int | None = None,
+    preroll: int | None = None,
+    format: int | vs.VideoFormat | None = None,
+    seed: int = 0,
+    engine_dir: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    model_options: Mapping[str, Any] | None = None,
+) -> vs.VideoNode:
+    """Upscale a clip with a streaming, causal super-resolution model.
+
+    Output frame n is input frame n, whatever the order in which frames are asked for; all frame properties stay.
+
+    Args:
+        clip: constant format and size; Gray, YUV or RGB, 8-16 bit integer, half or single float; progressive.
+        scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
+            Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
+        model: name of a built-in model ("builtin"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
+        backend: "auto", "onnxruntime", "tensorrt", "tensorrt_rtx" or "torch".
+        device_id: which GPU.
+        precision: "fp32", "fp16" or "bf16"; None: the bundle's own.
+        tile: side, or (width, height), of the tiles to work in, in input pixels; None: the whole frame.
+        overlap: by how many input pixels tiles overlap; None: 16.
+        color_fix: "none", "adain" (each channel's mean and deviation are the input's) or "wavelet" (low frequencies are
+            the input's); None: the bundle's own.
+        strength: 0 (plain Lanczos) … 1 (the model).
+        scene_change: begin afresh at scene cuts: at the clip's own marks (``_SceneChangePrev``, ``_SceneChangeNext``)
+            where it has them, else where a built-in detector finds them.
+        max_segment: frames between points where state begins anew on a fixed grid: the most that a seek replays, less
+            the preroll. None: the bundle's own.
+        preroll: frames run and thrown away before such a point, so that no seam shows; None: the bundle's own.
+        format: output format; None: the clip's. RGB made from YUV and back take the frame's matrix (BT.709 from RGB).
+        seed: for models that draw noise.
+        engine_dir: where TensorRT engines are kept.
+        threads: threads for one step on the CPU; None: one for each core.
+        model_options: a model's own options, by name.
+
+    Raises:
+        vs.Error: ``flashsr: <what is wrong>, got <value>; <what to do>``.
+    """
+    try:
+        return _build(
+            clip,
+            _number("scale", scale),
+            backend=_choice("backend", backend, BACKENDS),
+            strength=_number("strength", strength),
+            find_cuts=scene_change,
+            max_segment=_whole("max_segment", max_segment, 1),
+            preroll=_whole("preroll", preroll, 0),
+            output_format=format,
+            request={
+                "model": None if model is None else (model if isinstance(model, str) else Path(model)),
+                "threads": _whole("threads", threads, 1),
+                "precision": None
+                if precision is None
+                else _choice("precision", precision, get_args(Precision.__value__)),
+                "tile": _tile(tile),
+                "overlap": _whole("overlap", overlap, 0),
+                "color_fix": None
+                if color_fix is None
+                else _choice("color_fix", color_fix, get_args(ColorFix.__value__)),
+                "seed": _whole("seed", seed, 0) or 0,
+                "options": dict(model_options or {}),
+            },
+        )
+    except FlashsrError as error:
+        raise vs.Error(f"flashsr: {error}") from error
+
+
+def _build(
+    clip: vs.VideoNode,
+    scale: float,
+    *,
+    backend: str,
+    strength: float,
+    find_cuts: bool,
+    max_segment: int | None,
+    preroll: int | None,
+    output_format: int | vs.VideoFormat | None,
+    request: Mapping[str, Any],
+) -> vs.VideoNode:
+    core = vs.core
+    source = formats.check_clip(clip)
+    if not 1 < scale <= 4:
+        raise FlashsrError(f"scale is above 1 and at most 4, got {scale:g}; for more, call flashsr twice")
+    if not 0 <= strength <= 1:
+        raise FlashsrError(f"strength is from 0 to 1, got {strength:g}; give 1 for the model, 0 for plain Lanczos")
+    target = source if output_format is None else _video_format(output_format)
+    width = formats.output_size(clip.width, scale, target.subsampling_w)
+    height = formats.output_size(clip.height, scale, target.subsampling_h)
+    _look_at_first_frame(clip, source)
+    _choose_backend(backend)
+    plain = formats.convert(clip, clip, target, scaler=core.resize.Lanczos, width=width, height=height)
+    opened = open_model(ModelRequest(scale=scale, width=clip.width, height=clip.height, **request))
+    if strength == 0:
+        return plain
+    made = _stream(clip, opened, find_cuts=find_cuts, max_segment=max_segment, preroll=preroll)
+    out = formats.from_model(made, clip, opened.model.channels, width, height, target)
+    return out if strength == 1 else core.std.CopyFrameProps(core.std.Merge(plain, out, strength), out)
+
+
+def _stream(
+    clip: vs.VideoNode, opened: OpenedModel, *, find_cuts: bool, max_segment: int | None, preroll: int | None
+) -> vs.VideoNode:
+    """The model's output, in the model's format and scale."""
+    core = vs.core
+    model: Model[Any] = opened.model
+    low = formats.to_model(clip, model.channels)
+    video_format = formats.check_clip(low)
+    at_hand = frames_at_hand(model.schedule)
+    source = ClipSource(low, kept=at_hand, find_cuts=find_cuts and model.max_segment > 1)
+    stream = CausalStream(
+        model,
+        source,
+        preroll=model.preroll if preroll is None else preroll,
+        max_segment=model.max_segment if max_segment is None or model.max_segment == 1 else max_segment,
+    )
+    fix = _color_fix(opened, model.scale)
+
+    def render(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        source.offer(n, f)
+        try:
+            return to_frame(core.core, fix(stream.frame(n), source.frame(n)), video_format)
+        except FlashsrError as error:
+            raise vs.Error(f"flashsr: {error} (while making frame {n})") from error
+
+    blank = core.std.BlankClip(low, low.width * model.scale, low.height * model.scale, keep=True)
+    return blank.std.ModifyFrame([low], render)
+
+
+def _color_fix(opened: OpenedModel, scale: int) -> Callable[[Array, Array], Array]:
+    """What brings a finished frame's colours back to those of its input frame."""
+    if opened.color_fix == "none":
+        return lambda finished, _: finished
+    from .models.flashvsr.colour_fix import FIXES
+    from .models.flashvsr.resample import upscale
+
+    fix = FIXES[opened.color_fix]
+    return lambda finished, low: fix(finished, upscale(low, scale))
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise FlashsrError(f"{name} is a number, got {value!r}; give one like 2 or 1.5")
+    return float(value)
+
+
+def _whole(name: str, value: object, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise FlashsrError(f"{name} is a whole number from {least} on, got {value!r}; give one, or leave it out")
+    return value
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise FlashsrError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}; choose one of them")
+    return value
+
+
+def _tile(value: object) -> int | tuple[int, int] | None:
+    match value:
+        case None:
+            return None
+        case int() if not isinstance(value, bool) and value >= 8:
+            return value
+        case (int() as width, int() as height) if min(width, height) >= 8:
+            return width, height
+    raise FlashsrError(
+        f"tile is a side or (width, height) in input pixels, each 8 or more, got {value!r}; give e.g. 256"
+    )
+
+
+def _video_format(value: object) -> vs.VideoFormat:
+    try:
+        found = vs.core.get_video_format(value)
+    except (vs.Error, TypeError, ValueError) as error:
+        raise FlashsrError(
+            f"format is a video format such as vs.YUV420P10, got {value!r}; give one ({error})"
+        ) from error
+    if found.color_family == vs.UNDEFINED or (found.sample_type == vs.INTEGER and found.bits_per_sample > 16):
+        raise FlashsrError(f"format has 8-16 bit integer or float samples, got {found.name}; give e.g. vs.YUV420P10")
+    return found
+
+
+def _log(message: str) -> None:
+    """One line in the host's log (``vspipe``: stderr)."""
+    vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"flashsr: {message}")
+
+
+def _look_at_first_frame(clip: vs.VideoNode, source: vs.VideoFormat) -> None:
+    """Refuse field-based input now, and say which matrix is assumed, as far as the input's first frame tells.
+
+    Later frames are checked when they are rendered, and so is the first if the source can't deliver it yet.
+    """
+    try:
+        with clip.get_frame(0) as f:
+            fields, tagged = int(f.props.get("_FieldBased", 0)), formats.has_matrix(f.props)
+    except vs.Error as error:
+        _log(f"the input's first frame can't be looked at yet ({error})")
+        return
+    if fields != 0:
+        raise FlashsrError(f"the clip is field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif")
+    if source.color_family == vs.YUV and not tagged:
+        name = "BT.709" if formats.guess_matrix(clip.height) == 1 else "BT.601"
+        _log(f"the clip names no matrix (_Matrix); {name} is assumed from its {clip.height} lines")
+
+
+def _choose_backend(backend: str) -> None:
+    """Refuse what this machine or this version can't do."""
+    if backend == "onnxruntime":
+        return
+    devices = device_count()
+    if backend == "auto":
+        _log("backend 'auto' runs on the CPU in ONNX Runtime" + (", the GPU isn't used yet" if devices else ""))
+    elif devices == 0:
+        raise FlashsrError(
+            f"backend {backend!r} needs an NVIDIA GPU and its driver, none found; use backend='auto' or 'onnxruntime'"
+        )
+    else:
+        raise FlashsrError(
+            f"this version of vsflashsr has no GPU backend yet, got backend={backend!r}; use backend='auto' or 'onnxruntime'"
+        )

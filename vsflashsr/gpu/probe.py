@@ -1,0 +1,18 @@
+"""Is there an NVIDIA GPU with a driver? Asked of the driver itself, before any runtime that would crash without one."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+
+def device_count() -> int:
+    """Number of CUDA devices; 0 where there is no driver. Nothing is initialised but the driver, nothing is raised."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -1,0 +1,56 @@
+"""A model run on overlapping tiles, each with a state of its own: for sizes that don't fit, or fixed-size graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..geometry import Array, Tiling, blend, cut, tiling
+from ..schedule import Schedule
+from . import Channels, Model
+
+
+class TiledModel[State]:
+    """``inner``, seen through tiles of ``tile`` = (height, width) low-resolution pixels."""
+
+    def __init__(self, inner: Model[State], tile: tuple[int, int], overlap: int, size: tuple[int, int]) -> None:
+        self._inner = inner
+        height, width = size
+        self._plan: Tiling = tiling(width, height, tile[1], tile[0], overlap)
+
+    @property
+    def scale(self) -> int:
+        return self._inner.scale
+
+    @property
+    def channels(self) -> Channels:
+        return self._inner.channels
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._inner.schedule
+
+    @property
+    def preroll(self) -> int:
+        return self._inner.preroll
+
+    @property
+    def max_segment(self) -> int:
+        return self._inner.max_segment
+
+    def step(
+        self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[State, ...] | None
+    ) -> tuple[list[Array], tuple[State, ...]]:
+        """See ``Model.step``: every tile makes the same step, with its own state."""
+        parts: list[list[Array]] = []
+        states: list[State] = []
+        for i, tile in enumerate(self._plan.tiles):
+            emitted, new = self._inner.step(
+                [cut(f, tile) for f in frames], numbers, None if state is None else state[i]
+            )
+            parts.append(emitted)
+            states.append(new)
+        return [blend(list(tiles), self._plan, self.scale) for tiles in zip(*parts, strict=True)], tuple(states)
+
+    def state_bytes(self, state: tuple[State, ...]) -> int:
+        """Of all tiles together."""
+        return sum(self._inner.state_bytes(s) for s in state)
