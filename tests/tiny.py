@@ -34,16 +34,20 @@ def _floats(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
-def write_recurrent_graph(path: Path, reads: int, emits: int, scale: int, channels: int, *, gain: float = 1.0) -> None:
-    """``out`` = half the mean of all frames read so far, faded, half the frame itself, enlarged by repetition.
+def write_recurrent_graph(path: Path, reads: int, emits: int, scale: int, channels: int, *, gain: float = 2.0) -> None:
+    """``out`` = the frame plus ``gain`` times the fading mean of the detail of all frames read so far, repeated ``scale`` times.
 
-    The state holds the running mean and the last ``reads`` frames' look-ahead, so it matters at every step.
+    A flat clip stays flat; in any other, every frame tells the whole history of its run.
     """
     held = 4  # frames of look-ahead, as FlashVSR's
     keep = held if reads != 1 else 0
     c, h, w = channels, "h", "w"
     nodes = [
-        helper.make_node("ReduceMean", ["frames"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node(
+            "AveragePool", ["frames"], ["smooth"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=0
+        ),
+        helper.make_node("Sub", ["frames", "smooth"], ["detail"]),
+        helper.make_node("ReduceMean", ["detail"], ["mean"], axes=[0], keepdims=1),
         helper.make_node("Mul", ["state.mean", "fade"], ["old"]),
         helper.make_node("Mul", ["mean", "fresh"], ["new"]),
         helper.make_node("Add", ["old", "new"], ["next.mean"]),
@@ -53,7 +57,7 @@ def write_recurrent_graph(path: Path, reads: int, emits: int, scale: int, channe
     constants: dict[str, np.ndarray] = {
         "fade": np.array([FADE], np.float32),
         "fresh": np.array([1 - FADE], np.float32),
-        "half": np.array([0.5 * gain], np.float32),
+        "gain": np.array([gain], np.float32),
         "scales": np.array([1, 1, scale, scale], np.float32),
     }
     shown = "frames"
@@ -69,21 +73,22 @@ def write_recurrent_graph(path: Path, reads: int, emits: int, scale: int, channe
         nodes.append(helper.make_node("Split", [source, "split"], ["shown", "next.held"], axis=0))
         shown = "shown"
     nodes += [
-        helper.make_node("Add", [shown, "next.mean"], ["sum"]),
-        helper.make_node("Mul", ["sum", "half"], ["mixed"]),
+        helper.make_node("Mul", ["next.mean", "gain"], ["memory"]),
+        helper.make_node("Add", [shown, "memory"], ["mixed"]),
         helper.make_node("Resize", ["mixed", "", "scales"], ["out"], mode="nearest"),
     ]
     _save(path, nodes, inputs, outputs, constants)
 
 
-def _without_state(path: Path, to: Path, reads: int, channels: int) -> None:
+def _without_state(path: Path, to: Path) -> None:
     """A graph for step 0: the state inputs become what a cold state is."""
     model = onnx.load(path)
     graph = model.graph
     for value in [i for i in graph.input if i.name.startswith("state.")]:
         graph.input.remove(value)
         if value.name == "state.mean":
-            graph.node.insert(0, helper.make_node("ReduceMean", ["frames"], ["state.mean"], axes=[0], keepdims=1))
+            graph.node.insert(0, helper.make_node("Sub", ["first", "first"], ["state.mean"]))
+            graph.node.insert(0, helper.make_node("ReduceMean", ["frames"], ["first"], axes=[0], keepdims=1))
     onnx.checker.check_model(model)
     onnx.save(model, to)
 
@@ -96,7 +101,7 @@ def write_tiny_bundle(
     scales: Sequence[int] = (2, 4),
     preroll: int = 5,
     max_segment: int = 40,
-    gain: float = 1.0,
+    gain: float = 2.0,
 ) -> Path:
     """A bundle of kind ``recurrent``. ``gain`` = NaN makes its weights bad."""
     folder.mkdir(parents=True)
@@ -112,7 +117,7 @@ def write_tiny_bundle(
         if schedule != (1, 1, 1, 1):
             cold = folder / "cold.onnx"
             write_recurrent_graph(cold, first_reads, first_emits, scale, c, gain=gain)
-            _without_state(cold, folder / f"x{scale}_first.onnx", first_reads, c)
+            _without_state(cold, folder / f"x{scale}_first.onnx")
             cold.unlink()
             graphs[str(scale)]["first"] = f"x{scale}_first.onnx"
     write_manifest(

@@ -127,13 +127,13 @@ def _build(
     height = formats.output_size(clip.height, scale, target.subsampling_h)
     _look_at_first_frame(clip, source)
     _choose_backend(backend)
-    plain = formats.convert(clip, clip, target, scaler=core.resize.Lanczos, width=width, height=height)
+    plain = formats.lanczos(clip, width, height, target)
     opened = open_model(ModelRequest(scale=scale, width=clip.width, height=clip.height, **request))
     if strength == 0:
         return plain
     made = _stream(clip, opened, find_cuts=find_cuts, max_segment=max_segment, preroll=preroll)
     out = formats.from_model(made, clip, opened.model.channels, width, height, target)
-    return out if strength == 1 else core.std.CopyFrameProps(core.std.Merge(plain, out, strength), out)
+    return out if strength == 1 else formats.retag(core.std.Merge(plain, out, strength), clip, target)
 
 
 def _stream(
@@ -210,13 +210,14 @@ def _tile(value: object) -> int | tuple[int, int] | None:
 
 
 def _video_format(value: object) -> vs.VideoFormat:
+    refusal = FlashsrError(f"format is a video format such as vs.YUV420P10, got {value!r}; give one, or leave it out")
     try:
         found = vs.core.get_video_format(value)
     except (vs.Error, TypeError, ValueError) as error:
-        raise FlashsrError(
-            f"format is a video format such as vs.YUV420P10, got {value!r}; give one ({error})"
-        ) from error
-    if found.color_family == vs.UNDEFINED or (found.sample_type == vs.INTEGER and found.bits_per_sample > 16):
+        raise refusal from error
+    if found is None or found.color_family == vs.UNDEFINED:
+        raise refusal
+    if found.sample_type == vs.INTEGER and found.bits_per_sample > 16:
         raise FlashsrError(f"format has 8-16 bit integer or float samples, got {found.name}; give e.g. vs.YUV420P10")
     return found
 

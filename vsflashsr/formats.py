@@ -12,6 +12,7 @@ from .models import Channels
 
 _UNSPECIFIED = 2
 _BT709 = 1
+_LEFT = 0
 _BT601 = {576: 5}
 """BT.470BG for 576 lines, SMPTE 170M for the other standard-definition heights: the same matrix, the usual label."""
 
@@ -55,23 +56,30 @@ def output_size(size: int, scale: float, subsampling: int) -> int:
     return max(unit, int(size * scale / unit + 0.5) * unit)
 
 
-def _float_format(core: vs.Core, family: vs.ColorFamily) -> vs.VideoFormat:
-    """Single float, no subsampling."""
-    ids = {vs.GRAY: vs.GRAYS, vs.RGB: vs.RGBS, vs.YUV: vs.YUV444PS}
-    return core.get_video_format(ids[family])
-
-
-def _by_matrix(like: vs.VideoNode, guess: int, make: Callable[[int], vs.VideoNode]) -> vs.VideoNode:
-    """The node that ``make`` gives for the matrix of each frame of ``like``."""
-    nodes = {guess: make(guess)}
+def _per_frame(
+    like: vs.VideoNode, key: Callable[[Any], int], usual: int, make: Callable[[int], vs.VideoNode]
+) -> vs.VideoNode:
+    """The node that ``make`` gives for what ``key`` finds in the properties of each frame of ``like``."""
+    nodes = {usual: make(usual)}
 
     def select(n: int, f: vs.VideoFrame) -> vs.VideoNode:
-        matrix = int(f.props["_Matrix"]) if has_matrix(f.props) else guess
-        if matrix not in nodes:
-            nodes[matrix] = make(matrix)
-        return nodes[matrix]
+        found = key(f.props)
+        if found not in nodes:
+            nodes[found] = make(found)
+        return nodes[found]
 
-    return nodes[guess].std.FrameEval(select, prop_src=[like])
+    return nodes[usual].std.FrameEval(select, prop_src=[like])
+
+
+def _by_matrix(clip: vs.VideoNode, make: Callable[[int], vs.VideoNode]) -> vs.VideoNode:
+    """``make`` for the matrix of each frame, or the one that is guessed for untagged frames."""
+    guess = guess_matrix(clip.height)
+    return _per_frame(clip, lambda props: int(props["_Matrix"]) if has_matrix(props) else guess, guess, make)
+
+
+def _by_chroma_location(clip: vs.VideoNode, make: Callable[[int], vs.VideoNode]) -> vs.VideoNode:
+    """``make`` for the chroma location of each frame. The resizer forgets it in pictures without subsampling."""
+    return _per_frame(clip, lambda props: int(props.get("_ChromaLocation", _LEFT)), _LEFT, make)
 
 
 def to_model(clip: vs.VideoNode, channels: Channels) -> vs.VideoNode:
@@ -83,9 +91,7 @@ def to_model(clip: vs.VideoNode, channels: Channels) -> vs.VideoNode:
             clip = core.resize.Point(clip, format=vs.YUV444PS, matrix=_BT709)
         return core.resize.Point(core.std.ShufflePlanes(clip, 0, vs.GRAY), format=vs.GRAYS)
     if family == vs.YUV:
-        return _by_matrix(
-            clip, guess_matrix(clip.height), lambda m: core.resize.Spline36(clip, format=vs.RGBS, matrix_in=m)
-        )
+        return _by_matrix(clip, lambda m: core.resize.Spline36(clip, format=vs.RGBS, matrix_in=m))
     if family == vs.GRAY:
         grey = core.resize.Point(clip, format=vs.GRAYS)
         return core.std.ShufflePlanes([grey, grey, grey], [0, 0, 0], vs.RGB)
@@ -109,7 +115,7 @@ def from_model(
         grey = core.query_video_format(vs.GRAY, target.sample_type, target.bits_per_sample)
         luma = core.resize.Point(core.std.CopyFrameProps(made, clip), format=grey.id)
         chroma = core.resize.Spline36(clip, width, height, format=target.id)
-        return core.std.CopyFrameProps(core.std.ShufflePlanes([luma, chroma, chroma], [0, 1, 2], vs.YUV), clip)
+        return retag(core.std.ShufflePlanes([luma, chroma, chroma], [0, 1, 2], vs.YUV), clip, target)
     whole = _in_source_family(made, clip, channels, source)
     return convert(core.std.CopyFrameProps(whole, clip), clip, target)
 
@@ -129,31 +135,45 @@ def _in_source_family(
         whole = core.std.ShufflePlanes([made, chroma, chroma], [0, 1, 2], vs.YUV)
         return core.resize.Point(whole, format=vs.RGBS, matrix_in=_BT709) if family == vs.RGB else whole
     if family == vs.YUV:
-        return _by_matrix(
-            clip, guess_matrix(clip.height), lambda m: core.resize.Point(made, format=vs.YUV444PS, matrix=m)
-        )
+        return _by_matrix(clip, lambda m: core.resize.Point(made, format=vs.YUV444PS, matrix=m))
     if family == vs.GRAY:
         return core.resize.Point(made, format=vs.GRAYS, matrix=_BT709)
     return made
 
 
-def convert(whole: vs.VideoNode, clip: vs.VideoNode, target: vs.VideoFormat, **resize: Any) -> vs.VideoNode:
-    """``whole`` (the clip's colour family and properties) in ``target``; properties are the clip's as far as they stay true."""
+def convert(whole: vs.VideoNode, clip: vs.VideoNode, target: vs.VideoFormat) -> vs.VideoNode:
+    """``whole`` (float, no subsampling, the clip's family) in ``target``; properties are the clip's as far as they stay true."""
     core = vs.core
     family = check_clip(clip).color_family
-    scaler = resize.pop("scaler", core.resize.Spline36)
-    if target.color_family == family:
-        out = (
-            whole
-            if _float_format(core, family).id == target.id and not resize
-            else scaler(whole, format=target.id, **resize)
-        )
-        return core.std.CopyFrameProps(out, clip)
-    if family == vs.YUV:
-        guess = guess_matrix(clip.height)
-        out = _by_matrix(clip, guess, lambda m: scaler(whole, format=target.id, matrix_in=m, **resize))
+    if target.color_family == family == vs.YUV and (target.subsampling_w or target.subsampling_h):
+        out = _by_chroma_location(clip, lambda c: core.resize.Spline36(whole, format=target.id, chromaloc=c))
+    elif family == vs.YUV and target.color_family == vs.RGB:
+        out = _by_matrix(clip, lambda m: core.resize.Point(whole, format=target.id, matrix_in=m))
     else:
-        matrix = {"matrix": _BT709} if target.color_family != vs.RGB else {}
-        out = scaler(whole, format=target.id, **matrix, **resize)
+        out = core.resize.Spline36(whole, format=target.id, **_matrix_from(family, target))
+    return retag(out, clip, target)
+
+
+def _matrix_from(family: vs.ColorFamily, target: vs.VideoFormat) -> dict[str, int]:
+    """RGB becomes YUV or Gray by BT.709; between YUV and Gray luma stays as it is."""
+    return {"matrix": _BT709} if family == vs.RGB and target.color_family != vs.RGB else {}
+
+
+def lanczos(clip: vs.VideoNode, width: int, height: int, target: vs.VideoFormat) -> vs.VideoNode:
+    """The clip as plain Lanczos makes it: what ``strength=0`` is, and what the model is blended with."""
+    core = vs.core
+    family = check_clip(clip).color_family
+    if family == vs.YUV and target.color_family == vs.RGB:
+        out = _by_matrix(clip, lambda m: core.resize.Lanczos(clip, width, height, format=target.id, matrix_in=m))
+    else:
+        out = core.resize.Lanczos(clip, width, height, format=target.id, **_matrix_from(family, target))
+    return retag(out, clip, target)
+
+
+def retag(out: vs.VideoNode, clip: vs.VideoNode, target: vs.VideoFormat) -> vs.VideoNode:
+    """``out`` with the clip's properties; where the colour family has changed, matrix and range are those of ``out``."""
+    core = vs.core
     tagged = core.std.CopyFrameProps(out, clip)
+    if target.color_family == check_clip(clip).color_family:
+        return tagged
     return core.std.CopyFrameProps(tagged, out, props=["_Matrix", "_Range"])

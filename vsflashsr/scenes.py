@@ -36,5 +36,6 @@ def is_cut(before: Array | None, previous: Array, current: Array) -> bool:
         before: thumbnail of the frame before ``previous``; None where there is none.
     """
     change = _change(previous, current)
-    usual = 0.0 if before is None else _change(before, previous)
+    # What is usual isn't known at the clip's second frame: there a cut has to be plainer.
+    usual = _LEAST if before is None else _change(before, previous)
     return change > _LEAST and change > _TIMES * usual

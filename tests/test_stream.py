@@ -1,0 +1,186 @@
+"""Segments and the stream: output frame n is a function of the source, the model and n alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vsflashsr import stream as stream_module
+from vsflashsr.errors import FlashsrError
+from vsflashsr.geometry import Array
+from vsflashsr.models import Channels
+from vsflashsr.schedule import Schedule
+from vsflashsr.segments import segment_of
+from vsflashsr.stream import CausalStream
+
+SCHEDULES = [
+    Schedule(1, 1, 1, 1),
+    Schedule(25, 21, 8, 8),
+    Schedule(3, 1, 1, 1),
+    Schedule(4, 4, 4, 4),
+    Schedule(7, 2, 3, 3),
+]
+
+type History = tuple[int, ...]
+
+
+class Recorder:
+    """A "model" whose output frame is everything it has read in its run, folded into one number, and which frame it is."""
+
+    scale = 1
+    channels: Channels = "luma"
+    preroll = 0
+    max_segment = 10
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.steps = 0
+        self.fail_at: int | None = None
+
+    def step(
+        self, frames: Sequence[Array], numbers: Sequence[int], state: History | None
+    ) -> tuple[list[Array], History]:
+        self.steps += 1
+        if self.fail_at in numbers:
+            raise RuntimeError("the source broke")
+        wanted = self.schedule.first_reads if state is None else self.schedule.reads
+        assert len(frames) == len(numbers) == wanted
+        history = (state or ()) + tuple(int(f[0, 0, 0]) for f in frames)
+        emits = self.schedule.first_emits if state is None else self.schedule.emits
+        stop = len(history) - self.schedule.look_ahead
+        digest = hash(history) % 9973
+        return [np.full((1, 1, 1), history[k] * 10000 + digest, np.float32) for k in range(stop - emits, stop)], history
+
+    def state_bytes(self, state: History) -> int:
+        return 8 * len(state)
+
+
+class Numbers:
+    """A clip whose frame n is the number n (from 1 on), with given cuts."""
+
+    def __init__(self, num_frames: int, cuts: frozenset[int]) -> None:
+        self.num_frames = num_frames
+        self.cuts = cuts
+
+    def frame(self, n: int) -> Array:
+        assert 0 <= n < self.num_frames, "a frame outside the clip was asked for"
+        return np.full((1, 1, 1), n + 1, np.float32)
+
+    def is_cut(self, n: int) -> bool:
+        assert 0 < n < self.num_frames, "a cut outside the clip was asked for"
+        return n in self.cuts
+
+
+def expected(n: int, source: Numbers, schedule: Schedule, preroll: int, max_segment: int) -> float:
+    """Frame n by the words of the design, run for itself from its segment's beginning."""
+    begins = {0, *source.cuts}
+    grid = n // max_segment * max_segment
+    start = max([grid, *(c for c in begins if grid <= c <= n)])
+    shot = max(c for c in begins if c <= start)
+    run = start if start in begins else max(start - preroll, shot, 0)
+    end = min([source.num_frames, *(c for c in begins if c > n)])
+    model, state, emitted = Recorder(schedule), None, list[Array]()
+    while len(emitted) <= n - run:
+        step = schedule.step(model.steps)
+        numbers = [run + k for k in step.reads]
+        out, state = model.step([source.frame(min(k, end - 1)) for k in numbers], numbers, state)
+        emitted += out
+    return float(emitted[n - run][0, 0, 0])
+
+
+clips = st.integers(1, 90).flatmap(
+    lambda n: st.builds(
+        Numbers, st.just(n), st.frozensets(st.integers(1, n - 1), max_size=6) if n > 1 else st.just(frozenset())
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(clips, st.sampled_from(SCHEDULES), st.integers(0, 9), st.integers(1, 40), st.randoms(use_true_random=False))
+def test_any_order_gives_the_designed_frames(
+    source: Numbers, schedule: Schedule, preroll: int, grid: int, random
+) -> None:  # type: ignore[no-untyped-def]
+    wanted = [expected(n, source, schedule, preroll, grid) for n in range(source.num_frames)]
+    order = list(range(source.num_frames))
+    random.shuffle(order)
+    for run in (range(source.num_frames), order, order[::-1] + order, list(reversed(range(source.num_frames)))):
+        stream = CausalStream(Recorder(schedule), source, preroll=preroll, max_segment=grid)
+        for n in run:
+            assert float(stream.frame(n)[0, 0, 0]) == wanted[n], n
+
+
+@given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40))
+def test_a_seek_is_bounded(source: Numbers, n: int, preroll: int, grid: int) -> None:
+    n %= source.num_frames
+    segment = segment_of(n, source.is_cut, preroll=preroll, max_segment=grid)
+    assert segment.run_start <= segment.start <= n
+    assert n - segment.start < grid and segment.start - segment.run_start <= preroll
+    assert not any(segment.run_start < c <= n and c > segment.start for c in source.cuts)
+
+
+def test_linear_runs_make_each_step_once_but_for_preroll() -> None:
+    model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(200, frozenset({70}))
+    stream = CausalStream(model, source, preroll=4, max_segment=50)
+    for n in range(200):
+        stream.frame(n)
+    assert model.steps == 200 + 4 * 3  # grid lines 50, 100 and 150; 0 and 70 begin shots
+
+
+def test_neighbours_and_two_readers_never_replay() -> None:
+    model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(400, frozenset())
+    stream = CausalStream(model, source, preroll=0, max_segment=400)
+    for n in range(300):
+        for k in (n, n + 90, max(0, n - 3)):  # two readers 90 apart, and small back-steps
+            stream.frame(k)
+    assert model.steps <= 2 * 390
+
+
+def test_reverse_costs_a_replay_per_kept_batch_only() -> None:
+    model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(100, frozenset())
+    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    for n in reversed(range(100)):
+        stream.frame(n)
+    assert model.steps < 100 * 3
+
+
+def test_a_failed_step_leaves_no_half_advanced_state() -> None:
+    model, source = Recorder(Schedule(25, 21, 8, 8)), Numbers(100, frozenset())
+    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    stream.frame(30)
+    model.fail_at = 45
+    with pytest.raises(RuntimeError, match="broke"):
+        stream.frame(40)
+    model.fail_at = None
+    assert float(stream.frame(40)[0, 0, 0]) == expected(40, source, model.schedule, 0, 100)
+
+
+def test_kept_frames_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "KEPT_BYTES", 40)
+    model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(100, frozenset())
+    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    for n in range(100):
+        stream.frame(n)
+        assert len(stream._kept) <= 10
+        assert len(stream._cursors) <= stream_module.STATES
+
+
+def test_values_that_are_not_finite_name_the_frame() -> None:
+    class Bad(Recorder):
+        def step(
+            self, frames: Sequence[Array], numbers: Sequence[int], state: History | None
+        ) -> tuple[list[Array], History]:
+            out, history = super().step(frames, numbers, state)
+            if 7 in numbers:
+                out[0][0, 0, 0] = np.nan
+            return out, history
+
+    stream = CausalStream(Bad(Schedule(1, 1, 1, 1)), Numbers(20, frozenset()), preroll=0, max_segment=20)
+    stream.frame(6)
+    with pytest.raises(FlashsrError, match=r"not finite.*frame 7"):
+        stream.frame(7)
+    with pytest.raises(FlashsrError, match=r"frame 7"):
+        stream.frame(8)
