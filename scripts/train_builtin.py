@@ -1,0 +1,103 @@
+"""Train the built-in model on a folder of clips and export it as a bundle.
+
+    python scripts/train_builtin.py --data CLIPS --scale 2 --out RUN --steps 20000 --export BUNDLE
+    python scripts/train_builtin.py --data CLIPS --scale 4 --out RUN4 --start-from RUN/last.pt --export BUNDLE
+
+Clips may be of any size and format that PyAV reads; they should have no scene cut inside. Decoded and degraded
+versions are kept in --cache. A run that was interrupted goes on with --resume, to the same bytes as without the
+interruption (same machine, same --threads). Its folder holds `last.pt`, `log.jsonl` and `curve.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from trt_build.builtin.data import Sampler, prepare, split
+from trt_build.builtin.export import check_graph, export_graph, load, write_bundle
+from trt_build.builtin.network import NetConfig
+from trt_build.builtin.train import TrainConfig, Trainer
+
+log = logging.getLogger("train_builtin")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    defaults, shape = TrainConfig(steps=20000), NetConfig(scale=2)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", type=Path, required=True, help="folder of clips")
+    p.add_argument("--cache", type=Path, help="where decoded and degraded clips are kept (OUT/cache)")
+    p.add_argument("--out", type=Path, required=True, help="folder of the run")
+    p.add_argument("--scale", type=int, choices=[2, 4], default=2)
+    p.add_argument("--steps", type=int, default=defaults.steps, help="%(default)s")
+    p.add_argument("--stop", type=int, help="stop after this step, to be resumed later")
+    p.add_argument("--seed", type=int, default=defaults.seed)
+    p.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if it exists")
+    p.add_argument("--start-from", type=Path, help="take the weights of another run's last.pt where they fit")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    p.add_argument("--frames", type=int, default=64, help="frames used of each clip, at most")
+    p.add_argument("--batch", type=int, default=defaults.batch)
+    p.add_argument("--length", type=int, default=defaults.length, help="frames of a training sequence")
+    p.add_argument("--crop", type=int, default=defaults.crop, help="low-resolution pixels, a multiple of 8")
+    p.add_argument("--rate", type=float, default=defaults.rate, help="learning rate")
+    p.add_argument("--decay", type=float, default=defaults.decay, help="part of the steps in which it falls")
+    p.add_argument("--validate-every", type=int, default=defaults.validate_every)
+    p.add_argument("--save-every", type=int, default=defaults.save_every)
+    p.add_argument("--channels", type=int, default=shape.channels)
+    p.add_argument("--layers", type=int, default=shape.layers)
+    p.add_argument("--state", type=int, default=shape.state, help="channels of memory; 0: single frames")
+    p.add_argument("--memory", choices=["aligned", "still"], default=shape.memory)
+    p.add_argument("--export", type=Path, help="bundle folder to write the graph into at the end")
+    p.add_argument("--name", default="builtin", help="the bundle's name")
+    return p.parse_args(arguments)
+
+
+def train(a: argparse.Namespace) -> Path:
+    """Run the training; the checkpoint."""
+    clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads)
+    training, held = split(clips)
+    log.info("%d clips to train on, held out: %s", len(training), ", ".join(c.name for c in held))
+    shape = NetConfig(a.scale, a.channels, a.layers, a.state, memory=a.memory)
+    names = {f.name for f in dataclasses.fields(TrainConfig)}
+    config = TrainConfig(**{k: v for k, v in vars(a).items() if k in names})
+    trainer = Trainer(shape, config, a.out, a.device)
+    if a.resume and trainer.checkpoint.exists():
+        trainer.resume()
+    elif a.start_from:
+        trainer.start_from(a.start_from)
+    trainer.run(Sampler(training, a.scale, a.batch, a.length, a.crop, a.seed), held, a.stop)
+    return trainer.checkpoint
+
+
+def export(checkpoint: Path, folder: Path, name: str) -> None:
+    """Add a run's graph to the bundle in `folder`, and check it against torch."""
+    net, state = load(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"x{net.config.scale}.onnx"
+    export_graph(net, path)
+    log.info("%s equals torch within %.1e", path, check_graph(net, path))
+    about = {"config": state["config"], "steps": state["step"], "validation": state["log"][-1:]}
+    write_bundle(folder, name, {f"x{net.config.scale}": about})
+
+
+def main() -> None:
+    """Train, then export."""
+    a = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    torch.set_num_threads(a.threads)
+    checkpoint = train(a)
+    if a.export:
+        export(checkpoint, a.export, a.name)
+
+
+if __name__ == "__main__":
+    main()

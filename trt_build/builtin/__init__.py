@@ -1,0 +1,1 @@
+"""Training of the built-in model: clips in, a bundle out (see scripts/train_builtin.py)."""

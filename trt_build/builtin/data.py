@@ -1,0 +1,143 @@
+"""Training pairs: a folder of clips, decoded and degraded once into a cache, then cropped at random."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from trt_build.builtin.degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
+
+SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m2ts", ".ts", ".mpg", ".y4m"}
+HOLD_OUT = 18
+"""Every so manieth clip (by name) is for validation only."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip's files in the cache."""
+
+    name: str
+    high: Path
+    """(frames, height, width) of uint8, limited-range luma."""
+    low: tuple[Path, ...]
+    """The same at 1/scale, one file for each variant."""
+
+    def load(self, variant: int) -> tuple[Luma, Luma]:
+        """High and low resolution, memory-mapped."""
+        return (
+            cast(Luma, np.load(self.high, mmap_mode="r")),
+            cast(Luma, np.load(self.low[variant], mmap_mode="r")),
+        )
+
+
+def decode(path: Path, frames: int) -> Luma:
+    """Luma of the first `frames` frames, cropped to multiples of 16."""
+    out: list[Luma] = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yuv = frame.reformat(format="yuv420p", dst_color_range="MPEG").to_ndarray()
+            height, width = frame.height - frame.height % 16, frame.width - frame.width % 16
+            out.append(np.array(yuv[:height, :width]))
+            if len(out) == frames:
+                break
+    if not out:
+        raise ValueError(f"{path} has no video frames; take it out of the folder")
+    return np.stack(out)
+
+
+def _save(path: Path, array: Luma) -> None:
+    part = path.with_suffix(".part.npy")
+    np.save(part, array)
+    part.replace(path)
+
+
+def _prepare(path: Path, cache: Path, scale: int, frames: int, seed: int) -> Clip:
+    # The key is the file's name and size: training clips do not change in place.
+    key = hashlib.sha256(f"{path.name} {path.stat().st_size} {frames}".encode()).hexdigest()[:10]
+    high = cache / f"{path.stem}-{key}.npy"
+    if not high.exists():
+        _save(high, decode(path, frames))
+    low = tuple(cache / f"{path.stem}-{key}-x{scale}-s{seed}-v{v}.npy" for v in range(VARIANTS))
+    luma: Luma | None = None
+    for variant, file in enumerate(low):
+        if file.exists():
+            continue
+        if luma is None:
+            luma = cast(Luma, np.load(high))
+        rng = np.random.default_rng([seed, scale, variant, int(key, 16)])
+        how = draw(variant, scale, rng)
+        _save(file, degrade(luma, scale, how, rng))
+        file.with_suffix(".json").write_text(json.dumps(how.__dict__), encoding="utf-8")
+    return Clip(path.stem, high, low)
+
+
+def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs: int) -> list[Clip]:
+    """Decode and degrade every clip of `folder` into `cache`; what is there already is kept."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder} holds no clips; give a folder with some of {', '.join(sorted(SUFFIXES))}")
+    cache.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_prepare, p, cache, scale, frames, seed) for p in paths]
+        return [w.result() for w in tqdm(waiting, desc="degrading", unit="clip")]
+
+
+def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """Training and validation clips; with a single clip it serves both."""
+    held = clips[HOLD_OUT // 2 :: HOLD_OUT] or clips[-1:]
+    return [c for c in clips if c not in held] or held, held
+
+
+def to_unit(luma: torch.Tensor) -> torch.Tensor:
+    """8-bit limited range to 0..1."""
+    return (luma.float() - 16.0) / 219.0
+
+
+class Sampler:
+    """Random crops of random clips; what step n gets depends on the seed and n alone, so a run can be resumed."""
+
+    def __init__(self, clips: list[Clip], scale: int, batch: int, length: int, crop: int, seed: int) -> None:
+        self.scale, self.batch, self.length, self.crop, self.seed = scale, batch, length, crop, seed
+        self.pairs = [[c.load(v) for v in range(VARIANTS)] for c in clips]
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(low, high) of a step: (batch, length, 1, crop, crop) and scale times that, uint8."""
+        rng = np.random.default_rng([self.seed, step])
+        both = [self._one(rng) for _ in range(self.batch)]
+        return torch.from_numpy(np.stack([b[0] for b in both])), torch.from_numpy(np.stack([b[1] for b in both]))
+
+    def _one(self, rng: np.random.Generator) -> tuple[Luma, Luma]:
+        s = self.scale
+        high, low = self.pairs[rng.integers(len(self.pairs))][rng.choice(VARIANTS, p=WEIGHTS)]
+        count, height, width = low.shape
+        crop = min(self.crop, height, width)
+        top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+        start = rng.integers(max(1, count - self.length + 1))
+        # A clip that is too short goes back and forth.
+        there = np.concatenate([np.arange(count), np.arange(count - 2, 0, -1)]) if count > 1 else np.zeros(1, np.int64)
+        index = there[(start + np.arange(self.length)) % len(there)]
+        if rng.random() < 0.5:
+            index = index[::-1]
+        a = low[index, top : top + crop, left : left + crop]
+        b = high[index, s * top : s * (top + crop), s * left : s * (left + crop)]
+        turns, flip = int(rng.integers(4)), rng.random() < 0.5
+        a, b = np.rot90(a, turns, (1, 2)), np.rot90(b, turns, (1, 2))
+        if flip:
+            a, b = a[..., ::-1], b[..., ::-1]
+        return np.ascontiguousarray(a[:, None]), np.ascontiguousarray(b[:, None])
+
+
+def batches(sampler: Sampler, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches of steps [start, stop)."""
+    for step in range(start, stop):
+        yield sampler(step)

@@ -1,0 +1,111 @@
+"""A trained network as a bundle: ONNX graphs, `bundle.json`, and the proof that they equal the torch model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from trt_build.builtin.motion import LEVELS
+from trt_build.builtin.network import Net, NetConfig
+
+OPSET = 17
+TOLERANCE = 1e-4
+"""Largest difference allowed between ONNX Runtime and torch, of 1."""
+
+
+def load(checkpoint: Path) -> tuple[Net, dict[str, Any]]:
+    """The averaged network of a run, folded, and the run's state."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    net = Net(NetConfig(**state["config"]["net"]))
+    net.load_state_dict(state["average"])
+    return net.fold(), state
+
+
+def export_graph(net: Net, path: Path) -> None:
+    """Write one step of `net` as ONNX with dynamic height and width."""
+    size = 4 * LEVELS[0]
+    frame = torch.rand(1, 1, size, size)
+    names = ("luma", "hidden")
+    inputs = ["frames", *(f"state.{n}" for n in names)]
+    outputs = ["out", *(f"next.{n}" for n in names)]
+    s = net.config.scale
+    # Distinct symbols for the two sizes: one name is one number in every shape of the graph.
+    axes = {name: {2: "h", 3: "w"} for name in [*inputs, *outputs[1:]]} | {"out": {2: f"{s}*h", 3: f"{s}*w"}}
+    torch.onnx.export(
+        net,
+        (frame, *net.first_state(frame)),
+        str(path),
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_axes=axes,
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def check_graph(net: Net, path: Path, sizes: tuple[tuple[int, int], ...] = ((64, 96), (40, 48))) -> float:
+    """Largest difference between ONNX Runtime and torch over a few moving frames of each size; raises above TOLERANCE."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for height, width in sizes:
+        rng = np.random.default_rng(0)
+        picture = torch.from_numpy(rng.random((1, 1, height // 4 + 4, width // 4 + 4), dtype=np.float32))
+        picture = torch.nn.functional.interpolate(picture, scale_factor=4.0, mode="bicubic")
+        first = picture[:, :, :height, :width]
+        state, feeds = net.first_state(first), [x.numpy() for x in net.first_state(first)]
+        for n in range(4):
+            frame = picture[:, :, n : n + height, 2 * n : 2 * n + width].contiguous()
+            with torch.no_grad():
+                out, *following = net(frame, *state)
+            state = (following[0], following[1])
+            got, *feeds = session.run(None, {"frames": frame.numpy(), "state.luma": feeds[0], "state.hidden": feeds[1]})
+            worst = max(worst, float(np.abs(got - out.numpy()).max()))
+    if not worst <= TOLERANCE:
+        raise RuntimeError(f"ONNX differs from torch by {worst:.2g} in {path}; do not ship it")
+    return worst
+
+
+def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
+    """`bundle.json` for the graphs x2.onnx and x4.onnx that lie in `folder`, from what the graphs themselves say."""
+    scales: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    for scale in (2, 4):
+        path = folder / f"x{scale}.onnx"
+        if not path.exists():
+            continue
+        shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in onnx.load(path).graph.input}
+        hidden = shapes["state.hidden"][1]
+        scales[str(scale)] = {
+            "step": path.name,
+            "states": [
+                {"name": "luma", "shape": [1, 1, "h", "w"], "dtype": "float32"},
+                {"name": "hidden", "shape": [1, hidden, "h", "w"], "dtype": "float32"},
+            ],
+        }
+        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    bundle = {
+        "format": 1,
+        "name": name,
+        "kind": "recurrent",
+        "channels": "luma",
+        "precision": "fp32",
+        "value_range": [0.0, 1.0],
+        "size_multiple": LEVELS[0],
+        "schedule": {"first_reads": 1, "first_emits": 1, "reads": 1, "emits": 1},
+        "preroll": 6,
+        "max_segment": 120,
+        "scales": scales,
+        "color_fix": "none",
+        "files": files,
+        "licence": "MIT (weights); see MODEL_CARD.md for the training data",
+        "provenance": provenance,
+    }
+    (folder / "bundle.json").write_text(json.dumps(bundle, indent=2) + "\n", encoding="utf-8")

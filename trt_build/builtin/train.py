@@ -1,0 +1,198 @@
+"""The training loop: steps, validation, checkpoints. A resumed run gives the same bytes as an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trt_build.builtin.data import Clip, Sampler, to_unit
+from trt_build.builtin.motion import motion
+from trt_build.builtin.network import Net, NetConfig
+
+VALIDATION = {"clean": 0, "degraded": 3}
+"""Variants of the held-out clips that are scored."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is trained; with the data and NetConfig it fixes the result."""
+
+    steps: int
+    seed: int = 1
+    batch: int = 4
+    length: int = 6
+    """Frames of a training sequence; the state is zero before the first."""
+    crop: int = 64
+    """Side of a training crop in low-resolution pixels, a multiple of 8."""
+    rate: float = 2e-3
+    """Adam's learning rate after a warm-up of 200 steps."""
+    decay: float = 0.3
+    """The last part of the steps, in which the learning rate falls to 1 % along a cosine."""
+    average: float = 0.999
+    """Decay of the running average of the weights, which is what is validated and exported."""
+    validate_every: int = 500
+    save_every: int = 200
+
+
+def rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of a step."""
+    warm = min(1.0, (step + 1) / 200)
+    falling = max(0.0, 1 - (config.steps - step) / max(1.0, config.decay * config.steps))
+    return config.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
+
+
+def run_sequence(net: Net, low: Tensor) -> Tensor:
+    """(n, t, 1, h, w) in 0..1 -> (n, t, 1, scale * h, scale * w), from a zero state."""
+    n, t, _, h, w = low.shape
+    state = net.first_state(low[:, 0])
+    flow: Tensor | None = None
+    if t > 1 and net.config.state and net.config.memory == "aligned":
+        with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
+            flow = motion(low[:, 1:].reshape(-1, 1, h, w), low[:, :-1].reshape(-1, 1, h, w)).view(n, t - 1, 2, h, w)
+    still = low.new_zeros(n, 2, h, w)
+    out = []
+    for k in range(t):
+        picture, *following = net(low[:, k], *state, still if flow is None or k == 0 else flow[:, k - 1])
+        state = (following[0], following[1])
+        out.append(picture)
+    return torch.stack(out, 1)
+
+
+def psnr(out: Tensor, truth: Tensor, border: int = 8) -> float:
+    """Mean over frames of the PSNR of 8-bit limited-range luma, without the border, at most 100 dB."""
+    a = (out * 219 + 16).round().clamp(0, 255)[..., border:-border, border:-border]
+    b = (truth * 219 + 16).round()[..., border:-border, border:-border]
+    error = (a - b).square().mean((-1, -2, -3)).clamp(min=255**2 * 1e-10)
+    return float((10 * torch.log10(255**2 / error)).mean())
+
+
+def validate(net: Net, clips: list[Clip], device: torch.device, frames: int = 8, side: int = 160) -> dict[str, float]:
+    """Mean PSNR of the held-out clips, in dB."""
+    s = net.config.scale
+    scores: dict[str, float] = {}
+    with torch.no_grad():
+        for name, variant in VALIDATION.items():
+            values = []
+            for clip in clips:
+                high, low = clip.load(variant)
+                h, w = (min(side, d - d % 8) for d in low.shape[1:])
+                top, left = (low.shape[1] - h) // 2, (low.shape[2] - w) // 2
+                a = torch.from_numpy(np.array(low[:frames, top : top + h, left : left + w]))[None, :, None]
+                b = torch.from_numpy(np.array(high[:frames, s * top : s * (top + h), s * left : s * (left + w)]))
+                out = run_sequence(net, to_unit(a.to(device)))
+                values.append(psnr(out[0], to_unit(b[:, None].to(device))))
+            scores[name] = sum(values) / len(values)
+    return scores
+
+
+class Trainer:
+    """A run in a folder: `last.pt`, `log.jsonl`, `curve.png`."""
+
+    def __init__(self, net: NetConfig, train: TrainConfig, out: Path, device: str) -> None:
+        torch.manual_seed(train.seed)
+        self.config, self.out, self.device = train, out, torch.device(device)
+        self.net = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.average = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.average.load_state_dict(self.net.state_dict())
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.rate, betas=(0.9, 0.99))
+        self.step = 0
+        self.log: list[dict[str, float]] = []
+        out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run is kept."""
+        return self.out / "last.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint; an interrupted write leaves the old one."""
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "log": self.log,
+            "config": {"net": asdict(self.net.config), "train": asdict(self.config)},
+        }
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.checkpoint)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint."""
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["config"]["net"] != asdict(self.net.config):
+            raise ValueError(f"{self.checkpoint} is another network, {state['config']['net']}; give another --out")
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.log = state["step"], state["log"]
+
+    def start_from(self, path: Path) -> None:
+        """Take over the averaged weights of another run where the shapes agree (x4 from x2: all but the head)."""
+        theirs = cast(dict[str, Tensor], torch.load(path, map_location=self.device, weights_only=True)["average"])
+        mine = self.net.state_dict()
+        mine |= {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
+        self.net.load_state_dict(mine)
+        self.average.load_state_dict(mine)
+
+    def run(self, sampler: Sampler, held: list[Clip], stop: int | None = None) -> None:
+        """Train up to `stop` (all steps if None)."""
+        stop = self.config.steps if stop is None else stop
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=f"x{self.net.config.scale}", unit="step")
+        while self.step < stop:
+            bar.set_postfix(loss=f"{self._train_step(*sampler(self.step)):.4f}", refresh=False)
+            self.step += 1
+            bar.update()
+            if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
+                scores = validate(self.average, held, self.device)
+                self.log.append({"step": self.step, **scores})
+                with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(self.log[-1]) + "\n")
+                bar.write(json.dumps(self.log[-1]))
+                plot(self.log, self.out / "curve.png")
+            if self.step % self.config.save_every == 0 or self.step == stop:
+                self.save()
+        bar.close()
+
+    def _train_step(self, low: Tensor, high: Tensor) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.config, self.step)
+        a, b = to_unit(low.to(self.device)), to_unit(high.to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            out = run_sequence(self.net, a)
+        loss = torch.sqrt((out - b).square() + 1e-6).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)
+        self.optimizer.step()
+        decay = min(self.config.average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        return float(loss.detach())
+
+
+def plot(log: list[dict[str, float]], path: Path) -> None:
+    """The validation curve as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(VALIDATION), figsize=(10, 4))
+    for axis, name in zip(cast(Any, axes), VALIDATION, strict=True):
+        axis.plot([row["step"] for row in log], [row[name] for row in log])
+        axis.set(title=f"held-out clips, {name}", xlabel="step", ylabel="Y-PSNR, dB")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
