@@ -12,8 +12,8 @@ die() {
     exit 1
 }
 
-# Prints nothing and succeeds if $1 can run VapourSynth: Python >= 3.12 whose libpython vspipe can load.
-# With "why" as $2 it prints what is missing instead: version, libpython or venv.
+# Succeeds if $1 can run VapourSynth: Python >= 3.12 whose libpython vspipe can load. Else prints what it lacks:
+# version, libpython or venv.
 python_lacks() {
     "$1" -c '
 import ctypes, importlib.util, os, sys, sysconfig
@@ -21,7 +21,8 @@ if sys.version_info < (3, 12) or sys.implementation.name != "cpython":
     sys.exit("version")
 var = sysconfig.get_config_var
 name, folder = var("INSTSONAME") or var("LDLIBRARY") or "", var("LIBDIR") or ""
-for candidate in (os.path.join(folder, name), os.path.join(folder, var("MULTIARCH") or "", name), name):
+folders = (folder, os.path.join(folder, var("MULTIARCH") or ""), os.path.join(sys.base_prefix, "lib"), "")
+for candidate in (os.path.join(path, name) for path in folders):
     try:
         if ".so" in name or ".dylib" in name:
             ctypes.CDLL(candidate)
@@ -61,6 +62,9 @@ find_python() {
         }
         [[ $lack == libpython || $lack == venv ]] && [[ -z $almost ]] && almost="$candidate" almost_lack="$lack"
     done < <(python_candidates)
+    if [[ -z $almost ]] && command -v uv >/dev/null && uv python install 3.12 >/dev/null 2>&1; then
+        uv python find --no-project 3.12 && return
+    fi
     if [[ $almost == /usr/bin/* ]]; then # the distribution's own Python comes in pieces
         local version
         version="$("$almost" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
