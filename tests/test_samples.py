@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import vapoursynth as vs
+
+from .pipe import vspipe
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 CLIPS = SAMPLES / "clips"
@@ -29,6 +29,10 @@ class Sample:
     rate: Fraction
     frames: int
 
+    @property
+    def script(self) -> Path:
+        return SAMPLES / f"{self.name}.vpy"
+
 
 EXPECTED = [
     Sample("basic", ("bs",), (960, 540), 8, NTSC, 42),
@@ -44,15 +48,16 @@ def need(sample: Sample) -> None:
         pytest.skip(f"VapourSynth has no plugin {', '.join(missing)}: install the extra samples")
 
 
-def vspipe(cache: Path, *arguments: str) -> bytes:
-    """Runs the real vspipe (not its Python wrapper, whose child would outlive a kill) and returns its stdout."""
-    program = Path(vs.__file__).with_name("vspipe")
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-    result = subprocess.run(
-        [str(program), *arguments], check=False, capture_output=True, timeout=240, env=environment, cwd=cache
-    )
-    assert result.returncode == 0, result.stderr.decode(errors="replace")
-    return result.stdout
+@pytest.fixture(autouse=True)
+def own_index_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def run(script: Path, *arguments: str) -> bytes:
+    """vspipe's stdout; its failure is the test's."""
+    done = vspipe(script, "-", *arguments, timeout_s=240)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,10 @@ def test_every_script_is_tested() -> None:
 
 
 @pytest.mark.parametrize("sample", EXPECTED, ids=lambda sample: sample.name)
-def test_script_gives_the_promised_frames(sample: Sample, tmp_path: Path) -> None:
+def test_script_gives_the_promised_frames(sample: Sample) -> None:
     need(sample)
     # A range that begins neither at 0 nor at the end of a step: the script must work behind `vspipe -s`.
-    stream = read_y4m(vspipe(tmp_path, "-s", "3", "-e", "7", "-c", "y4m", str(SAMPLES / f"{sample.name}.vpy"), "-"))
+    stream = read_y4m(run(sample.script, "-s", "3", "-e", "7", "-c", "y4m"))
     assert (stream.size, stream.bits, stream.rate) == (sample.size, sample.bits, sample.rate)
     assert len(stream.luma) == 5
     unit = 1 << (stream.bits - 8)
@@ -104,9 +109,9 @@ def test_script_gives_the_promised_frames(sample: Sample, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("sample", EXPECTED, ids=lambda sample: sample.name)
-def test_frame_count(sample: Sample, tmp_path: Path) -> None:
+def test_frame_count(sample: Sample) -> None:
     need(sample)
-    lines = vspipe(tmp_path, "--info", str(SAMPLES / f"{sample.name}.vpy"), "-").decode().splitlines()
+    lines = run(sample.script, "--info").decode().splitlines()
     information = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert int(information["Frames"]) == sample.frames
 
@@ -115,32 +120,24 @@ def test_input_and_scale_come_from_the_command_line(tmp_path: Path) -> None:
     """A progressive clip through the deinterlacing script keeps its frames; scale is any number."""
     sample = EXPECTED[1]
     need(sample)
-    name = tmp_path / "über alles.mp4"
-    name.write_bytes((CLIPS / "butterfly_270p.mp4").read_bytes())
-    script = str(SAMPLES / f"{sample.name}.vpy")
-    stream = read_y4m(vspipe(tmp_path, "-e", "1", "-a", f"input={name}", "-a", "scale=1.5", "-c", "y4m", script, "-"))
-    assert stream.size == (720, 406)  # 405 is no height of 4:2:0
+    clip = tmp_path / "über alles.mp4"
+    clip.write_bytes((CLIPS / "butterfly_270p.mp4").read_bytes())
+    stream = read_y4m(run(sample.script, "-e", "1", "-a", f"input={clip}", "-a", "scale=1.5", "-c", "y4m"))
+    assert stream.size == (720, 406)  # 4:2:0 can't be 405 high
     assert stream.rate == NTSC
-    assert sorted(path.name for path in tmp_path.iterdir() if "index" in path.name) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {clip.name, "cache"}, "the index lies beside the clip"
 
 
 @pytest.mark.parametrize("sample", EXPECTED[1:3], ids=lambda sample: sample.name)
 def test_output_is_progressive_and_keeps_its_colours(sample: Sample, tmp_path: Path) -> None:
     need(sample)
     shown = tmp_path / "shown.vpy"
-    script = SAMPLES / f"{sample.name}.vpy"
     shown.write_text(
-        f"import runpy, sys\nimport vapoursynth as vs\n"
-        f"runpy.run_path({str(script)!r})\n"
+        f"import runpy, sys\nimport vapoursynth as vs\nrunpy.run_path({str(sample.script)!r})\n"
         "props = vs.get_output(0).clip.get_frame(0).props\n"
         "names = ('_FieldBased', '_Matrix', '_Primaries', '_Transfer', '_Range', '_SARNum', '_SARDen')\n"
         "sys.stderr.write('PROPS ' + ' '.join(str(int(props[name])) for name in names) + '\\n')\n",
         encoding="utf-8",
     )
-    program = str(Path(vs.__file__).with_name("vspipe"))
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    result = subprocess.run(
-        [program, "--info", str(shown), "-"], check=False, capture_output=True, encoding="utf-8", env=environment
-    )
-    lines = [line for line in result.stderr.splitlines() if line.startswith("PROPS")]
-    assert lines == ["PROPS 0 6 6 6 0 32 27"], result.stderr
+    messages = vspipe(shown, "-", "--info").stderr.decode(errors="replace")
+    assert [line for line in messages.splitlines() if line.startswith("PROPS")] == ["PROPS 0 6 6 6 0 32 27"], messages
