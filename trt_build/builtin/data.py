@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -87,7 +88,9 @@ def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs:
     if not paths:
         raise ValueError(f"{folder} holds no clips; give a folder with some of {', '.join(sorted(SUFFIXES))}")
     cache.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs) as pool:
+    if jobs == 1:
+        return [_prepare(p, cache, scale, frames, seed) for p in tqdm(paths, desc="degrading", unit="clip")]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(_prepare, p, cache, scale, frames, seed) for p in paths]
         return [w.result() for w in tqdm(waiting, desc="degrading", unit="clip")]
 
