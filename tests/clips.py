@@ -27,9 +27,8 @@ def noise(
         for p in range(out.format.num_planes):
             plane = np.asarray(out[p])
             bias = -0.5 if white == 1.0 and out.format.color_family == vs.YUV and p else 0.0
-            plane[...] = ((0.2 + 0.25 * (shot % 3) + 0.2 * random.random(plane.shape) + bias) * white).astype(
-                plane.dtype
-            )
+            level = 0.2 + 0.25 * (shot % 3) + bias
+            plane[...] = np.asarray(random.uniform(level, level + 0.2, plane.shape) * white).astype(plane.dtype)
         for key, value in {**props, "Number": n}.items():
             out.props[key] = value
         return out

@@ -49,12 +49,12 @@ def test_tiles_cover_and_blend_back_to_the_picture(
 
 
 def test_blending_leaves_no_seam_between_tiles_that_differ() -> None:
-    """Two tiles off by a constant meet in a ramp: no step is larger than the difference over the overlap."""
+    """Two tiles off by a constant meet in a ramp: no step is larger than the difference over half the overlap."""
     plan = tiling(100, 48, 60, 48, 20)
     parts = [np.full((1, 48, 60), float(i), np.float32) for i in range(2)]
     row = blend(parts, plan, 1)[0, 8]
     assert row[0] == 0 and row[-1] == 1
-    assert np.diff(row).min() >= 0 and np.diff(row).max() <= 1 / 20 + 1e-6
+    assert np.diff(row).min() >= 0 and np.diff(row).max() <= 1 / 10 + 1e-6
 
 
 @pytest.mark.parametrize("overlap", [-1, 32, 40])

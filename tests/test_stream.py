@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -102,8 +103,8 @@ clips = st.integers(1, 90).flatmap(
 @settings(max_examples=150, deadline=None)
 @given(clips, st.sampled_from(SCHEDULES), st.integers(0, 9), st.integers(1, 40), st.randoms(use_true_random=False))
 def test_any_order_gives_the_designed_frames(
-    source: Numbers, schedule: Schedule, preroll: int, grid: int, random
-) -> None:  # type: ignore[no-untyped-def]
+    source: Numbers, schedule: Schedule, preroll: int, grid: int, random: Random
+) -> None:
     wanted = [expected(n, source, schedule, preroll, grid) for n in range(source.num_frames)]
     order = list(range(source.num_frames))
     random.shuffle(order)

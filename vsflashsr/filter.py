@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import vapoursynth as vs
 
 from . import formats
@@ -152,7 +153,7 @@ def _stream(
         preroll=model.preroll if preroll is None else preroll,
         max_segment=model.max_segment if max_segment is None or model.max_segment == 1 else max_segment,
     )
-    fix = _color_fix(opened, model.scale)
+    fix = _color_fix(opened)
 
     def render(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         source.offer(n, f)
@@ -165,15 +166,21 @@ def _stream(
     return blank.std.ModifyFrame([low], render)
 
 
-def _color_fix(opened: OpenedModel, scale: int) -> Callable[[Array, Array], Array]:
+def _color_fix(opened: OpenedModel) -> Callable[[Array, Array], Array]:
     """What brings a finished frame's colours back to those of its input frame."""
     if opened.color_fix == "none":
         return lambda finished, _: finished
-    from .models.flashvsr.colour_fix import FIXES
-    from .models.flashvsr.resample import upscale
+    from .models.flashvsr.colour_fix import adain, wavelet
+    from .models.flashvsr.resample import resize
 
-    fix = FIXES[opened.color_fix]
-    return lambda finished, low: fix(finished, upscale(low, scale))
+    correct = {"adain": adain, "wavelet": wavelet}[opened.color_fix]
+
+    def fix(finished: Array, low: Array) -> Array:
+        reference = resize(low, finished.shape[1], finished.shape[2])
+        two, one = np.float32(2), np.float32(1)
+        return (correct(finished * two - one, reference * two - one) + one) / two
+
+    return fix
 
 
 def _number(name: str, value: object) -> float:

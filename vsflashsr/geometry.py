@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,33 +79,38 @@ def cut(frame: Array, tile: Tile) -> Array:
     return np.ascontiguousarray(pad(part, tile.width, tile.height))
 
 
-def _ramp(start: int, stop: int, size: int, others: list[int], tile: int) -> Array:
-    """Weight of a tile along one axis: 1 inside, falling linearly to its edge where a neighbour overlaps it."""
-    weight = np.ones(stop - start, np.float32)
-    before = [o for o in others if o < start]
-    after = [o for o in others if o > start]
+def _ramp(shared: int) -> Array:
+    """Weights from 0 to 1 over ``shared`` pixels. The outer quarter counts nothing: there a tile lacks its surroundings."""
+    quarter = shared // 4
+    middle = shared - 2 * quarter
+    rising = (np.arange(middle, dtype=np.float32) + 0.5) / middle
+    return np.concatenate([np.zeros(quarter, np.float32), rising, np.ones(quarter, np.float32)])
+
+
+def _profile(start: int, size: int, starts: list[int], tile: int) -> Array:
+    """Weight along one axis of the tile at ``start``: 1 inside, falling to its edges where its neighbours overlap it."""
+    weight = np.ones(tile, np.float32)
+    before, after = [s for s in starts if s < start], [s for s in starts if s > start]
     if before and (shared := before[-1] + tile - start) > 0:
-        weight[:shared] = (np.arange(shared, dtype=np.float32) + 0.5) / shared
+        weight[:shared] = _ramp(shared)
     if after and (shared := start + tile - after[0]) > 0:
-        ramp = (np.arange(shared, dtype=np.float32)[::-1] + 0.5) / shared
-        weight[-shared:] = np.minimum(weight[-shared:], ramp)
+        weight[-shared:] = np.minimum(weight[-shared:], _ramp(shared)[::-1])
     return weight[: size - start]
 
 
 @lru_cache(maxsize=8)
 def _weights(plan: Tiling, scale: int) -> tuple[tuple[Array, ...], Array]:
     """Each tile's blending weight at output size, and the sum of all (to divide by)."""
-    xs = sorted({t.x for t in plan.tiles})
-    ys = sorted({t.y for t in plan.tiles})
-    total = np.zeros((plan.height * scale, plan.width * scale), np.float32)
+    xs = sorted({t.x * scale for t in plan.tiles})
+    ys = sorted({t.y * scale for t in plan.tiles})
+    height, width = plan.height * scale, plan.width * scale
+    total = np.zeros((height, width), np.float32)
     weights: list[Array] = []
     for t in plan.tiles:
-        wx = _ramp(t.x * scale, (t.x + t.width) * scale, plan.width * scale, [x * scale for x in xs], t.width * scale)
-        wy = _ramp(
-            t.y * scale, (t.y + t.height) * scale, plan.height * scale, [y * scale for y in ys], t.height * scale
-        )
-        weights.append(wy[:, None] * wx[None, :])
-        total[t.y * scale : t.y * scale + len(wy), t.x * scale : t.x * scale + len(wx)] += weights[-1]
+        x, y = t.x * scale, t.y * scale
+        weight = np.outer(_profile(y, height, ys, t.height * scale), _profile(x, width, xs, t.width * scale))
+        total[y : y + weight.shape[0], x : x + weight.shape[1]] += weight
+        weights.append(weight)
     return tuple(weights), total
 
 
@@ -115,8 +119,7 @@ def blend(parts: list[Array], plan: Tiling, scale: int) -> Array:
     if len(parts) == 1:
         return parts[0][:, : plan.height * scale, : plan.width * scale]
     weights, total = _weights(plan, scale)
-    shape: tuple[Any, ...] = (parts[0].shape[0], plan.height * scale, plan.width * scale)
-    out = np.zeros(shape, np.float32)
+    out = np.zeros((parts[0].shape[0], *total.shape), np.float32)
     for part, t, weight in zip(parts, plan.tiles, weights, strict=True):
         rows, columns = weight.shape
         area = np.s_[:, t.y * scale : t.y * scale + rows, t.x * scale : t.x * scale + columns]

@@ -124,8 +124,8 @@ class FrameModel:
         """Every frame for itself: nothing is ever replayed."""
         return 1
 
-    def step(self, frames: Sequence[Array], numbers: Sequence[int], state: None) -> tuple[list[Array], None]:
-        """See ``Model.step``."""
+    def step(self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[()] | None) -> tuple[list[Array], tuple[()]]:
+        """See ``Model.step``. The state is empty."""
         (frame,) = frames
         _, height, width = frame.shape
         rows, columns = padded(height, self.spec.size_multiple), padded(width, self.spec.size_multiple)
@@ -133,8 +133,8 @@ class FrameModel:
         expected = (frame.shape[0], rows * self.scale, columns * self.scale)
         if out.shape != expected:
             raise FlashsrError(f"{self._graph.path.name!r} made {out.shape} from {columns}x{rows}, expected {expected}")
-        return [out[:, : height * self.scale, : width * self.scale]], None
+        return [out[:, : height * self.scale, : width * self.scale]], ()
 
-    def state_bytes(self, state: None) -> int:
+    def state_bytes(self, state: tuple[()]) -> int:
         """There is none."""
         return 0
