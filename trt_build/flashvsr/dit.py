@@ -20,7 +20,7 @@ TIMESTEP = 1000.0
 
 
 class RMSNorm(nn.Module):
-    """RMS norm over all channels (all heads together), computed in float32."""
+    """RMS norm over all channels (all heads together), computed in float32; the weight is meant to be float32 too."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
 
 
 class Attention(nn.Module):

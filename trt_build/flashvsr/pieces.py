@@ -2,8 +2,8 @@
 
 A piece is everything between one self-attention and the next, so it works on each token alone and its graph serves every
 resolution. Its weights are a flat name → tensor mapping (`first_weights` and so on), folded from a checkpoint layer by layer, so
-that no more than one layer need be in memory. The residual `x` is float32 in every precision; q, k, v and what attention returns
-have the precision of the weights.
+that no more than one layer need be in memory. In half precision only the matrix products and their biases are half: the residual
+`x`, the norms and the gates stay float32 (`to_precision`), and q, k, v and what attention returns are half.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 
 
 class _Norm(nn.Module):
-    """LayerNorm of the float32 residual; modulation is folded into its weight (1 + scale) and bias (shift)."""
+    """LayerNorm of the residual, all float32; modulation is folded into its weight (1 + scale) and bias (shift)."""
 
     def __init__(self, config: FlashVSRConfig) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.dim,), self.weight.float(), self.bias.float(), self.eps).to(self.weight.dtype)
+        return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
 
 
 class _Before(nn.Module):
@@ -44,7 +44,7 @@ class _Before(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        q, k, v = self.qkv(self.norm1(x).to(self.qkv.weight.dtype)).chunk(3, dim=-1)
         return self.norm_q(q), self.norm_k(k), v
 
 
@@ -71,16 +71,20 @@ class _After(nn.Module):
         q = self.cross_norm_q(self.cross_q(x))
         q = (q * self.head_dim**-0.5).reshape(-1, self.heads, self.head_dim).transpose(0, 1)
         mixed = torch.softmax(q @ self.cross_k, dim=-1) @ self.cross_v
-        return self.cross_o(mixed.transpose(0, 1).reshape(-1, self.heads * self.head_dim))
+        out: Tensor = self.cross_o(mixed.transpose(0, 1).reshape(-1, self.heads * self.head_dim))
+        return out
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + (self.gate1 * self.o(attended)).float()
-        x = x + self.cross(self.norm3(x)).float()
-        return x + (self.gate2 * self.ffn_out(F.gelu(self.ffn_in(self.norm2(x)), approximate="tanh"))).float()
+        half = self.o.weight.dtype
+        x = x + self.gate1 * self.o(attended).float()
+        x = x + self.cross(self.norm3(x).to(half)).float()
+        hidden = F.gelu(self.ffn_in(self.norm2(x).to(half)), approximate="tanh")
+        out: Tensor = x + self.gate2 * self.ffn_out(hidden).float()
+        return out
 
 
 class FirstPiece(nn.Module):
-    """patches (T, 64) float32, LQ tokens (T, dim) float32 → x, q, k, v of layer 0."""
+    """patches (T, 64) float32 and the projector's tokens (T, dim) → x, q, k, v of layer 0."""
 
     inputs = ("patches", "lq")
     outputs = ("x", "q", "k", "v")
@@ -91,7 +95,7 @@ class FirstPiece(nn.Module):
         self.before = _Before(config)
 
     def forward(self, patches: Tensor, lq: Tensor) -> tuple[Tensor, ...]:
-        x = self.patch(patches.to(self.patch.weight.dtype)).float() + lq
+        x = self.patch(patches.to(self.patch.weight.dtype)).float() + lq.float()
         return x, *self.before(x)
 
 
@@ -124,7 +128,20 @@ class LastPiece(nn.Module):
         self.head = nn.Linear(config.dim, patch_values(config))
 
     def forward(self, x: Tensor, attended: Tensor, patches: Tensor) -> Tensor:
-        return patches - self.head(self.norm(self.after(x, attended))).float()
+        velocity: Tensor = self.head(self.norm(self.after(x, attended)).to(self.head.weight.dtype))
+        return patches - velocity.float()
+
+
+def precision_of(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a weight is stored as in a bundle of precision `dtype`: norms and gates stay float32."""
+    return torch.float32 if "norm" in name or "gate" in name else dtype
+
+
+def to_precision[M: nn.Module](piece: M, dtype: torch.dtype) -> M:
+    """The piece with its matrix products in `dtype`."""
+    for name, parameter in piece.named_parameters():
+        parameter.data = parameter.data.to(precision_of(name, dtype))
+    return piece
 
 
 def patch_values(config: FlashVSRConfig) -> int:
@@ -152,9 +169,7 @@ def _before_weights(tensors: Mapping[str, Tensor], layer: int, constants: Consta
     }
 
 
-def _after_weights(
-    config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants
-) -> Weights:
+def _after_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants) -> Weights:
     block = f"blocks.{layer}"
     modulation = tensors[f"{block}.modulation"].float()[0] + constants.t_mod
     keys, values = cross_keys_values(config, tensors, layer, constants)
@@ -186,9 +201,7 @@ def first_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constan
     }
 
 
-def middle_weights(
-    config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants
-) -> Weights:
+def middle_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants) -> Weights:
     """Weights of the `MiddlePiece` after the self-attention of `layer`."""
     return _after_weights(config, tensors, layer, constants) | _before_weights(tensors, layer + 1, constants)
 

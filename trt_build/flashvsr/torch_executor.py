@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,39 @@ from torch import Tensor, nn
 
 from vsflashsr.models.flashvsr.attention import AttentionPlan
 from vsflashsr.models.flashvsr.rope import slice_positions, slice_tables
-from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS
+from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid
 
+from .checkpoint import Checkpoint
 from .config import FlashVSRConfig
 from .dit import build_constants
-from .pieces import FirstPiece, LastPiece, MiddlePiece, Weights, first_weights, last_weights, middle_weights
+from .pieces import (
+    FirstPiece,
+    LastPiece,
+    MiddlePiece,
+    first_weights,
+    last_weights,
+    middle_weights,
+    precision_of,
+)
+from .projector import ProjectorV1, build_projector
+from .tcdecoder import TCDecoder
+from .wan_vae import WanVaeDecoder, cache_specs
 
 type Array = npt.NDArray[np.float32]
 type Observer = Callable[[int, Mapping[str, Tensor]], None]
 
 
-def _module[M: nn.Module](kind: Callable[[FlashVSRConfig], M], config: FlashVSRConfig, weights: Weights) -> M:
+def load_piece[M: nn.Module](
+    kind: Callable[[FlashVSRConfig], M],
+    config: FlashVSRConfig,
+    weights: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> M:
+    """A piece with its weights, in the precision a bundle would have."""
     with torch.device("meta"):
         module = kind(config)
-    module.load_state_dict(weights, assign=True)
+    module.load_state_dict({name: w.to(device, precision_of(name, dtype)) for name, w in weights.items()}, assign=True)
     return module.eval()
 
 
@@ -44,12 +64,23 @@ class TorchDiT:
         self.layers, self.heads, self.head_dim = config.layers, config.heads, config.head_dim
         self.device, self.dtype, self.observer = torch.device(device), dtype, observer
         constants = build_constants(config, tensors, prompt)
-        self._first = _module(FirstPiece, config, first_weights(config, tensors, constants)).to(device, dtype)
+        load = partial(load_piece, config=config, device=self.device, dtype=dtype)
+        self._first = load(FirstPiece, weights=first_weights(config, tensors, constants))
         self._middle = [
-            _module(MiddlePiece, config, middle_weights(config, tensors, layer, constants)).to(device, dtype)
+            load(MiddlePiece, weights=middle_weights(config, tensors, layer, constants))
             for layer in range(config.layers - 1)
         ]
-        self._last = _module(LastPiece, config, last_weights(config, tensors, constants)).to(device, dtype)
+        self._last = load(LastPiece, weights=last_weights(config, tensors, constants))
+
+    def block_taps(self) -> dict[str, nn.Module]:
+        """Modules of block 0 whose outputs the golden taps hold."""
+        after = (self._middle[0] if self._middle else self._last).after
+        return {
+            "sa_in": self._first.before.norm1,
+            "sa_out": after.o,
+            "ca_in": after.norm3,
+            "ca_out": after.cross_o,
+        }
 
     def upload(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -93,13 +124,15 @@ class TorchDiT:
         kept = self._kept(queries, rotated_keys, plan)
         out = torch.zeros_like(queries)
         for head in range(plan.heads):
+            by_window = [part[:, head].reshape(-1, WINDOW_TOKENS, plan.head_dim) for part in (rotated_keys, stacked)]
             for row in range(kept.shape[1]):
-                if not kept[head, row].any():
+                blocks = kept[head, row].nonzero().flatten()
+                if not len(blocks):
                     continue
-                seen = kept[head, row].repeat_interleave(WINDOW_TOKENS)
+                key, value = (part[blocks].flatten(0, 1) for part in by_window)
                 rows = slice(row * WINDOW_TOKENS, (row + 1) * WINDOW_TOKENS)
-                scores = queries[rows, head] @ rotated_keys[seen, head].T * plan.head_dim**-0.5
-                out[rows, head] = scores.softmax(dim=-1) @ stacked[seen, head]
+                scores = queries[rows, head] @ key.T * plan.head_dim**-0.5
+                out[rows, head] = scores.softmax(dim=-1) @ value
         attended = out.reshape(len(q), -1).to(self.dtype)
         if self.observer is not None:
             self.observer(layer, {"q": queries, "k": rotated_keys, "v": stacked, "out": attended, "mask": kept})
@@ -107,13 +140,18 @@ class TorchDiT:
 
     def _rotated(self, tokens: Tensor, plan: AttentionPlan, positions: Sequence[int]) -> Tensor:
         tables = [slice_tables(plan.grid, plan.head_dim, position) for position in positions]
-        cosine, sine = (torch.from_numpy(np.concatenate(part)).to(self.device)[:, None] for part in zip(*tables, strict=True))
+        cosine, sine = (
+            torch.from_numpy(np.concatenate(part)).to(self.device)[:, None] for part in zip(*tables, strict=True)
+        )
         even, odd = tokens.float().reshape(len(tokens), plan.heads, -1, 2).unbind(-1)
-        turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+        turned: Tensor = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
         return turned.reshape(len(tokens), plan.heads, plan.head_dim)
 
     def _kept(self, queries: Tensor, keys: Tensor, plan: AttentionPlan) -> Tensor:
-        q, k = (part.reshape(-1, WINDOW_TOKENS, plan.heads, plan.head_dim).mean(1).transpose(0, 1) for part in (queries, keys))
+        q, k = (
+            part.reshape(-1, WINDOW_TOKENS, plan.heads, plan.head_dim).mean(1).transpose(0, 1)
+            for part in (queries, keys)
+        )
         scores = q @ k.mT * plan.head_dim**-0.5
         query_slices, key_slices = q.shape[1] // plan.grid.blocks, k.shape[1] // plan.grid.blocks
         visible = torch.from_numpy(plan.visible.copy()).to(self.device).repeat(query_slices, key_slices)
@@ -121,4 +159,87 @@ class TorchDiT:
         flat = weights.reshape(plan.heads, query_slices, -1)
         rank = min(flat.shape[-1] - 1, plan.budget)
         threshold = flat.sort(dim=-1, descending=True).values[..., rank : rank + 1]
-        return (flat > threshold).reshape(weights.shape)
+        kept: Tensor = (flat > threshold).reshape(weights.shape)
+        return kept
+
+
+class TorchExecutor(TorchDiT):
+    """An `Executor` over a whole checkpoint."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        observer: Observer | None = None,
+    ) -> None:
+        config = checkpoint.config
+        super().__init__(config, checkpoint.dit, checkpoint.prompt, device=device, dtype=dtype, observer=observer)
+        self._config = config
+        self._projector = self._part(lambda: build_projector(config, checkpoint.version), checkpoint.projector)
+        self._vae_first: nn.Module | None = None
+        self._vae_caches: tuple[int, ...] = ()
+        if checkpoint.tcdecoder is not None:
+            decoder = TCDecoder(config)
+            self._decoder = self._part(lambda: decoder, checkpoint.tcdecoder)
+            self._states = [(1, channels, 8 // 2 ** (n // 3)) for n, channels in enumerate(decoder.channels)]
+        else:
+            assert checkpoint.vae is not None
+            specs = cache_specs(config, first=False)
+            first = [name for name, _, _ in cache_specs(config, first=True)]
+            self._decoder = self._part(lambda: WanVaeDecoder(config), checkpoint.vae)
+            self._vae_first = self._part(lambda: WanVaeDecoder(config, first=True), checkpoint.vae)
+            self._states = [(2, channels, pixels) for _, channels, pixels in specs]
+            self._vae_caches = tuple(n for n, (name, _, _) in enumerate(specs) if name in first)
+
+    def _part(self, build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+        module = build()
+        module.load_state_dict(dict(tensors))
+        return module.to(self.device, self.dtype).eval()
+
+    def projector_context(self, frame: Array) -> tuple[Tensor, ...]:
+        if isinstance(self._projector, ProjectorV1):
+            return ()
+        _, height, width = frame.shape
+        features = torch.zeros(
+            2, self._config.lq_hidden[0], height // 16, width // 16, dtype=self.dtype, device=self.device
+        )
+        return self.upload(np.repeat(frame[None], 2, axis=0)), features
+
+    @torch.inference_mode()
+    def project(self, frames: Array, context: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        clip = self.upload(frames)
+        if not context:
+            tokens: Tensor = self._projector(clip)
+            return tokens, ()
+        tokens, features = self._projector(clip, *context)
+        return tokens, (clip[2:].clone(), features)
+
+    def decoder_states(self, grid: Grid) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.zeros(
+                frames,
+                channels,
+                grid.height_px // pixels,
+                grid.width_px // pixels,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            for frames, channels, pixels in self._states
+        )
+
+    @torch.inference_mode()
+    def decode(
+        self, latent: Tensor, condition: Array, states: tuple[Tensor, ...], *, first: bool
+    ) -> tuple[Array, tuple[Tensor, ...]]:
+        if isinstance(self._decoder, TCDecoder):
+            frames, *after = self._decoder(latent, self.upload(condition), *states)
+            return self.download(frames), tuple(after)
+        if not first or self._vae_first is None:
+            frames, *after = self._decoder(latent, *states)
+            return self.download(frames), tuple(after)
+        frames, *some = self._vae_first(latent, *(states[n] for n in self._vae_caches))
+        # The first latent leaves the memories of the time convolutions alone.
+        remembered = dict(zip(self._vae_caches, some, strict=True))
+        return self.download(frames), tuple(remembered.get(n, state) for n, state in enumerate(states))

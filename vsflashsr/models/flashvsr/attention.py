@@ -65,7 +65,10 @@ def kept_pairs(queries: Array, keys: Array, plan: AttentionPlan) -> BoolArray:
 
 
 def attend_blocks(q: Array, k: Array, v: Array, kept: BoolArray) -> Array:
-    """softmax(q k' / sqrt(d)) v over the kept pairs; all (tokens, heads, head_dim). A query window that keeps nothing gives exactly 0."""
+    """softmax(q k' / sqrt(d)) v over the kept pairs; all (tokens, heads, head_dim).
+
+    A query window that keeps nothing gives exactly 0.
+    """
     tokens, heads, head_dim = q.shape
     scale = np.float32(1.0 / np.sqrt(head_dim))
     out = np.zeros((tokens, heads, head_dim), np.float32)

@@ -10,7 +10,10 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 
 
 def latent_noise(seed: int, frame: int, height: int, width: int) -> npt.NDArray[np.float32]:
-    """(16, height, width) of a standard normal. `frame` is the clip's number of the first of the four frames the latent is told of."""
+    """(16, height, width) of a standard normal.
+
+    `frame` is the clip's number of the first of the four frames that the projector makes the latent's tokens of.
+    """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed & _WORD, frame & _WORD], dtype=np.uint64)))
     return generator.standard_normal((LATENT_CHANNELS, height, width), dtype=np.float32)
 

@@ -16,7 +16,9 @@ def rope_split(head_dim: int) -> tuple[int, int, int]:
     side = head_dim // 3
     time = head_dim - 2 * side
     if side % 2 or time % 2 or side == 0:
-        raise ValueError(f"a head dimension can't be split in three even parts, got {head_dim}; 128 is the published one")
+        raise ValueError(
+            f"a head dimension can't be split in three even parts, got {head_dim}; 128 is the published one"
+        )
     return time, side, side
 
 
@@ -28,7 +30,7 @@ def angles(positions: npt.NDArray[np.int64], part: int) -> Array64:
 
 @lru_cache(maxsize=16)
 def slice_tables(grid: Grid, head_dim: int, first_latent: int) -> tuple[Array, Array]:
-    """Cosine and sine, each (tokens of a slice, head_dim / 2), in window order, for the slice whose first latent has this position.
+    """Cosine and sine, each (tokens of a slice, head_dim / 2), in window order, for a slice that begins at this position.
 
     Rotating needs only differences of positions, so the step numbers the slices it sees from 0, oldest first.
     """

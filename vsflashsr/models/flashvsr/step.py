@@ -19,10 +19,8 @@ from .windows import Grid, local_mask, pair_budget, window_order
 type Array = npt.NDArray[np.float32]
 
 FRAMES_PER_LATENT = 4
-FIRST_LATENTS = 6
-LATENTS = 2
 LEADING_FRAMES = 3
-"""Frames the decoder makes of latent 0 before the clip begins."""
+"""Copies of frame 0 that condition latent 0 with it."""
 
 
 class Executor[T](Protocol):
@@ -62,8 +60,12 @@ class Executor[T](Protocol):
     def projector_context(self, frame: Array) -> tuple[T, ...]:
         """The projector's context before the first call, of which `frame` (3, H, W) is the first frame."""
 
-    def decode(self, latent: T, condition: Array, states: tuple[T, ...]) -> tuple[Array, tuple[T, ...]]:
-        """One latent (1, 16, H/8, W/8), its four frames (4, 3, H, W), the states → four frames (4, 3, H, W) -1..1, states."""
+    def decode(self, latent: T, condition: Array, states: tuple[T, ...], *, first: bool) -> tuple[Array, tuple[T, ...]]:
+        """One latent (1, 16, H/8, W/8), its four frames (4, 3, H, W), the states → frames (4, 3, H, W) in -1..1, next states.
+
+        `first` marks a segment's first latent, which the Wan VAE turns into one frame, and the TCDecoder into four of which
+        three come before the clip.
+        """
 
     def decoder_states(self, grid: Grid) -> tuple[T, ...]:
         """The decoder's states before the first latent."""
@@ -174,12 +176,12 @@ def run_step[T](
     if state is None:
         context = executor.projector_context(frames[0])
         _, context = executor.project(np.repeat(frames[:1], FRAMES_PER_LATENT, axis=0), context)
-        condition = np.concatenate([np.repeat(frames[:1], LEADING_FRAMES, axis=0), frames[: -FRAMES_PER_LATENT]])
+        condition = np.concatenate([np.repeat(frames[:1], LEADING_FRAMES, axis=0), frames[:-FRAMES_PER_LATENT]])
         states = executor.decoder_states(grid)
         unread = frames[1:]
     else:
         context, states, unread = state.context, state.states, frames
-        condition = np.concatenate([state.frames, frames[: -FRAMES_PER_LATENT]])
+        condition = np.concatenate([state.frames, frames[:-FRAMES_PER_LATENT]])
     for start in range(0, len(unread), FRAMES_PER_LATENT):
         own, context = executor.project(unread[start : start + FRAMES_PER_LATENT], context)
         tokens.append(own)
@@ -196,7 +198,7 @@ def run_step[T](
     clean = from_patches(executor.download(latents), grid)
     for latent in range(latent_frames):
         part = condition[latent * FRAMES_PER_LATENT : (latent + 1) * FRAMES_PER_LATENT]
-        own_frames, states = executor.decode(executor.upload(clean[None, :, latent]), part, states)
-        decoded.append(own_frames)
-    out = np.concatenate(decoded)[LEADING_FRAMES if state is None else 0 :]
-    return out, StepState(caches, context, states, frames[-FRAMES_PER_LATENT:].copy())
+        first = state is None and latent == 0
+        own_frames, states = executor.decode(executor.upload(clean[None, :, latent]), part, states, first=first)
+        decoded.append(own_frames[-1:] if first else own_frames)
+    return np.concatenate(decoded), StepState(caches, context, states, frames[-FRAMES_PER_LATENT:].copy())

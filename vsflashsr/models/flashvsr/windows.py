@@ -95,6 +95,7 @@ def pair_budget(ratio: float, grid: Grid) -> int:
     budget = int(grid.blocks * grid.blocks * ratio) - 1
     if budget < 0:
         raise FlashsrError(
-            f"sparse_ratio keeps no pair of windows at {grid.width_px}x{grid.height_px}, got a ratio of {ratio:g}; use a larger one"
+            f"sparse_ratio keeps no pair of windows at {grid.width_px}x{grid.height_px}, got a ratio of {ratio:g} there; "
+            "use a larger one"
         )
     return budget

@@ -1,0 +1,235 @@
+"""From a checkpoint to a bundle of kind ``flashvsr``: weights streamed to disk, graphs beside them, all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from vsflashsr import __version__
+from vsflashsr.bundle import sha256_of, write_manifest
+from vsflashsr.errors import FlashsrError
+from vsflashsr.models.flashvsr.options import Options
+from vsflashsr.models.flashvsr.section import Graph, Section, TensorEntry
+
+from .checkpoint import Checkpoint
+from .config import FlashVSRConfig
+from .dit import Constants, build_constants
+from .export_parts import Progress, converted, silent, write_projector, write_tcdecoder, write_vae
+from .graphs import bound, weights_as_inputs, write_graph, write_weights
+from .pieces import (
+    FirstPiece,
+    LastPiece,
+    MiddlePiece,
+    Weights,
+    first_weights,
+    last_weights,
+    middle_weights,
+    patch_values,
+    precision_of,
+    to_precision,
+)
+from .projector import build_projector
+from .tcdecoder import TCDecoder
+from .wan_vae import WanVaeDecoder
+
+PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SCHEDULE = {"first_reads": 25, "first_emits": 21, "reads": 8, "emits": 8}
+MAX_SEGMENT = 480
+PREROLL = 40
+"""Fills the cache (21 + 8 + 8 frames) and, like MAX_SEGMENT, is a multiple of 8: a frame has the same noise and lies in the same
+window whether it is reached by the segment's own run or by the next one's preroll."""
+_SPARE_BYTES = 64 << 20
+_MAX_TOKENS = 1 << 24
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One of the three per-token graphs and the weights it is bound to."""
+
+    name: str
+    module: FirstPiece | MiddlePiece | LastPiece
+    layers: Sequence[Callable[[], Weights]]
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    precision: str,
+    options: Options | None = None,
+    name: str | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Writes the bundle to the folder `out`, which must not exist: complete, or not at all.
+
+    The same checkpoint and arguments give the same bytes. One layer is in memory at a time; the most is the projector.
+
+    Raises:
+        FlashsrError: `out` exists, the disk is full, or a weight doesn't fit the precision.
+    """
+    size = export_bytes(checkpoint.config, precision)
+    with _all_or_nothing(out, size + _SPARE_BYTES) as folder:
+        dtype = PRECISIONS[precision]
+        section = write_section(checkpoint, folder, dtype, options or Options(), progress)
+        write_manifest(folder, _manifest(checkpoint, section, precision, name or out.name))
+
+
+def export_bytes(config: FlashVSRConfig, precision: str) -> int:
+    """About what a bundle takes on disk."""
+    width = PRECISIONS[precision].itemsize
+    return width * sum(sum(p.numel() for p in module.parameters()) * count for module, count in _all_modules(config))
+
+
+def _all_modules(config: FlashVSRConfig) -> Iterator[tuple[nn.Module, int]]:
+    with torch.device("meta"):
+        yield FirstPiece(config), 1
+        yield MiddlePiece(config), config.layers - 1
+        yield LastPiece(config), 1
+        yield build_projector(config, "v1"), 1
+        if config.tc_channels is not None:
+            yield TCDecoder(config), 1
+        if config.vae_dim is not None:
+            yield WanVaeDecoder(config), 1
+
+
+@contextmanager
+def _all_or_nothing(out: Path, size_bytes: int) -> Iterator[Path]:
+    """A folder beside `out` that takes its name if all goes well and is removed if not."""
+    if out.exists():
+        raise FlashsrError(f"{str(out)!r} is there already; give another --out or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out.parent).free
+    except OSError as error:
+        raise FlashsrError(f"can't write to {str(out.parent)!r} ({error.strerror}); give another --out") from error
+    if free < size_bytes:
+        raise FlashsrError(
+            f"the bundle takes about {size_bytes / 1e9:.1f} GB and {str(out.parent)!r} has {free / 1e9:.1f} GB free; make room "
+            "or give another --out"
+        )
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        yield partial
+        partial.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise FlashsrError(
+                f"the disk of {str(out.parent)!r} is full, nothing was kept; make room or give another --out"
+            ) from error
+        raise FlashsrError(f"writing the bundle failed ({error}), nothing was kept; give another --out") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _manifest(checkpoint: Checkpoint, section: Section, precision: str, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": "flashvsr",
+        "channels": "rgb",
+        "precision": precision,
+        "value_range": [0.0, 1.0],
+        "size_multiple": 1,
+        "schedule": SCHEDULE,
+        "preroll": PREROLL,
+        "max_segment": MAX_SEGMENT,
+        "scales": {str(scale): {"step": section.projector} for scale in (2, 3, 4)},
+        "color_fix": section.options.color_fix,
+        "licence": "Apache-2.0 (weights of FlashVSR and Wan 2.1)",
+        "provenance": {
+            "version_claimed": checkpoint.version,
+            "version_note": "v1 and v1.1 files can't be told apart; this is what the exporter was told",
+            "exporter": f"vsflashsr {__version__}",
+            "files": {part: {"name": path.name, "sha256": sha256_of(path)} for part, path in checkpoint.files.items()},
+        },
+        "flashvsr": section.to_json(),
+    }
+
+
+def write_section(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, options: Options, progress: Progress = silent
+) -> Section:
+    """Writes every graph and weight file into `folder`, and returns what the manifest says about them."""
+    config = checkpoint.config
+    constants = build_constants(config, checkpoint.dit, checkpoint.prompt)
+    graphs = {
+        piece.name: _write_piece(piece, folder, config, dtype, progress)
+        for piece in _pieces(config, checkpoint.dit, constants)
+    }
+    write_projector(config, checkpoint.projector, checkpoint.version, folder, dtype, progress)
+    if checkpoint.tcdecoder is not None:
+        states = write_tcdecoder(config, checkpoint.tcdecoder, folder, dtype, progress)
+    else:
+        assert checkpoint.vae is not None
+        states = write_vae(config, checkpoint.vae, folder, dtype, progress)
+    return Section(
+        version=checkpoint.version,  # type: ignore[arg-type]  # checked when it was loaded
+        variant=checkpoint.variant,  # type: ignore[arg-type]
+        layers=config.layers,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        projector_hidden=config.lq_hidden[0],
+        projector="projector.onnx",
+        decoder="decoder.onnx",
+        decoder_first=None if checkpoint.tcdecoder is not None else "decoder.first.onnx",
+        decoder_states=states,
+        config=dataclasses.asdict(config),
+        options=options,
+        **graphs,
+    )
+
+
+def _pieces(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> list[_Piece]:
+    def middle(layer: int) -> Callable[[], Weights]:
+        return lambda: middle_weights(config, tensors, layer, constants)
+
+    with torch.device("meta"):
+        return [
+            _Piece("first", FirstPiece(config), [lambda: first_weights(config, tensors, constants)]),
+            _Piece("middle", MiddlePiece(config), [middle(layer) for layer in range(config.layers - 1)]),
+            _Piece("last", LastPiece(config), [lambda: last_weights(config, tensors, constants)]),
+        ]
+
+
+def piece_graph(module: FirstPiece | MiddlePiece | LastPiece, config: FlashVSRConfig, dtype: torch.dtype) -> Any:
+    """The ONNX graph of a piece with its weights as inputs and a free number of tokens."""
+    tokens = Dim("tokens", min=1, max=_MAX_TOKENS)
+    examples = {
+        "patches": torch.empty(256, patch_values(config)),
+        "lq": torch.empty(256, config.dim, dtype=dtype),
+        "x": torch.empty(256, config.dim),
+        "attended": torch.empty(256, config.dim, dtype=dtype),
+    }
+    used = {name: examples[name] for name in module.inputs}
+    return weights_as_inputs(to_precision(module, dtype), used, module.outputs, {name: {0: tokens} for name in used})
+
+
+def _write_piece(piece: _Piece, folder: Path, config: FlashVSRConfig, dtype: torch.dtype, progress: Progress) -> Graph:
+    model = piece_graph(piece.module, config, dtype)
+    shared = f"{piece.name}.onnx"
+    write_graph(model, folder / shared)
+    order = [name for name, _ in piece.module.named_parameters()]
+    constant: list[str] = []
+    files: list[str] = []
+    table: list[TensorEntry] = []
+    for layer, weights_of in enumerate(piece.layers):
+        stem = piece.name if len(piece.layers) == 1 else f"{piece.name}.{layer:02}"
+        weights = weights_of()
+        ordered = ((name, converted(name, weights[name], precision_of(name, dtype))) for name in order)
+        table = write_weights(ordered, folder / f"{stem}.weights")
+        files.append(f"{stem}.weights")
+        constant.append(f"{stem}.constant.onnx")
+        write_graph(bound(model, table, files[-1]), folder / constant[-1])
+        progress(stem, table[-1].offset_bytes + table[-1].length_bytes)
+    return Graph(shared, tuple(constant), tuple(files), tuple(table))

@@ -1,0 +1,137 @@
+"""From a torch module to an ONNX graph whose weights are inputs, and from that to one whose weights lie in a file.
+
+A module is exported once, without any weight value: the graph with weights as inputs serves every layer. Binding it to a
+layer's weight file gives the constant form; both are a few kilobytes and read the same file.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vsflashsr.models.flashvsr.section import TensorEntry
+
+OPSET = 20
+"""The first with Gelu in one node."""
+IR_VERSION = 10
+_ALIGNMENT_BYTES = 4096
+"""Tensors begin on pages, so that runtimes can map them."""
+
+_ONNX_TYPES = {
+    torch.float32: onnx.TensorProto.FLOAT,
+    torch.float16: onnx.TensorProto.FLOAT16,
+    torch.bfloat16: onnx.TensorProto.BFLOAT16,
+}
+DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+class _WeightsAsInputs(nn.Module):
+    """`module(*inputs)` with every weight taken from further arguments."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str], inputs: int) -> None:
+        super().__init__()
+        self._names, self._inputs = names, inputs
+        self.__dict__["_bare"] = module  # not registered: its weights must not become initializers
+
+    def forward(self, *arguments: Tensor) -> Any:
+        weights = dict(zip(self._names, arguments[self._inputs :], strict=True))
+        return functional_call(self.__dict__["_bare"], weights, arguments[: self._inputs])
+
+
+def weights_as_inputs(
+    module: nn.Module,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, Any]],
+) -> onnx.ModelProto:
+    """Exports `module` (it may be on the meta device: no weight is read).
+
+    `examples` are inputs by name, `dynamic` the free axes of each as `torch.export.Dim`. The graph's further inputs are
+    the weights, under their names in the module. The same module gives the same bytes.
+    """
+    weights = {name: torch.empty(p.shape, dtype=p.dtype) for name, p in module.named_parameters()}
+    arguments = (*examples.values(), *weights.values())
+    shapes = (tuple(dict(dynamic.get(name, {})) for name in (*examples, *weights)),)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _WeightsAsInputs(module, list(weights), len(examples)),
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[*examples, *weights],
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    finally:
+        logging.disable(level)
+    assert program is not None
+    return _stripped(program.model_proto)
+
+
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what depends on the machine: file names, line numbers, versions."""
+    model.producer_name, model.producer_version, model.doc_string = "vsflashsr", "", ""
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    values = (model.graph.input, model.graph.output, model.graph.node, model.graph.initializer)
+    for item in (item for group in values for item in group):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return model
+
+
+def bound(model: onnx.ModelProto, tensors: Iterable[TensorEntry], location: str) -> onnx.ModelProto:
+    """The constant form: weight inputs become initializers that lie in the file `location` beside the graph."""
+    out = copy.deepcopy(model)
+    entries = {entry.name: entry for entry in tensors}
+    inputs = [value for value in out.graph.input if value.name not in entries]
+    weights = [value for value in out.graph.input if value.name in entries]
+    del out.graph.input[:]
+    out.graph.input.extend(inputs)
+    for value in weights:
+        entry = entries[value.name]
+        tensor = onnx.TensorProto(
+            name=value.name,
+            dims=entry.shape,
+            data_type=value.type.tensor_type.elem_type,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        place = {"location": location, "offset": str(entry.offset_bytes), "length": str(entry.length_bytes)}
+        tensor.external_data.extend(onnx.StringStringEntryProto(key=key, value=text) for key, text in place.items())
+        out.graph.initializer.append(tensor)
+    return out
+
+
+def write_graph(model: onnx.ModelProto, path: Path) -> None:
+    """The same graph gives the same bytes."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_weights(weights: Iterable[tuple[str, Tensor]], path: Path) -> list[TensorEntry]:
+    """Writes tensors one after the other, each as it comes, and says where they lie."""
+    with path.open("wb") as file:
+        return [_write_tensor(file, name, tensor) for name, tensor in weights]
+
+
+def _write_tensor(file: BinaryIO, name: str, tensor: Tensor) -> TensorEntry:
+    file.write(b"\0" * (-file.tell() % _ALIGNMENT_BYTES))
+    offset = file.tell()
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    file.write(raw.data)
+    return TensorEntry(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset, raw.nbytes)
