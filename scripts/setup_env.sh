@@ -121,26 +121,38 @@ pip_install() {
     if [[ -x $venv/bin/uv ]]; then uv="$venv/bin/uv"; elif command -v uv >/dev/null; then uv="$(command -v uv)"; fi
     cd -- "$root" || return 1
     if [[ -n $uv ]] && "$uv" pip install --python "$py" "$@" >>"$log" 2>&1; then return; fi
-    if ! "$py" -m pip --version >/dev/null 2>&1; then "$py" -m ensurepip >>"$log" 2>&1 || return 1; fi
     "$py" -m pip install "$@" >>"$log" 2>&1
 }
 
-# Creates .venv if it isn't there or is broken (its Python went away, the folder was moved).
+# Makes sure of a working .venv. One that it made itself (.root says so) it replaces when it broke: its Python went away,
+# the folder was moved. One that the user made it takes as it is.
 create_venv() {
-    if [[ -x $py ]] && [[ "$("$py" -c 'import sys; print(sys.prefix)' 2>/dev/null)" == "$venv" ]] &&
-        [[ "$(cat -- "$venv/.root" 2>/dev/null)" == "$root" ]]; then
-        return
+    local lack="its Python doesn't start" python
+    if [[ -x $py && "$("$py" -c 'import sys; print(sys.prefix)' 2>/dev/null)" == "$venv" ]]; then
+        lack="$(python_lacks "$py")" && [[ ! -e $venv/.root || "$(cat -- "$venv/.root")" == "$root" ]] && return
     fi
-    local python
+    if [[ -e $venv && ! -e $venv/.root ]]; then
+        die "the environment can't be used, got $venv (${lack/version/its Python is older than 3.12}); remove it and run this again."
+    fi
     python="$(find_python)" || exit 1
     say "[setup] creating .venv with $("$python" --version) ($python)"
     rm -rf -- "$venv"
-    "$python" -m venv "$venv" >/dev/null || die "the environment could not be created in $venv; install python3-venv."
+    mkdir -p -- "$venv"
     printf '%s\n' "$root" >"$venv/.root"
-    # dependency groups need pip >= 25.1; uv is only for speed
+    "$python" -m venv "$venv" >/dev/null || die "the environment could not be created in $venv; install python3-venv."
+}
+
+# pip that knows dependency groups, and uv for speed; the log begins here.
+update_pip() {
+    [[ -e $venv/.stamp-pip ]] && return
+    if ! "$py" -m pip --version >/dev/null 2>&1; then # a venv of uv's
+        command -v uv >/dev/null && return
+        "$py" -m ensurepip >"$venv/setup.log" 2>&1 || die "the environment has no pip, got $venv; remove it and run this again."
+    fi
     "$py" -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" >"$venv/setup.log" 2>&1 ||
-        { tail -n 20 -- "$venv/setup.log" >&2; die "pip could not be upgraded to 25.1; is there a network?"; }
+        { tail -n 20 -- "$venv/setup.log" >&2; die "pip could not be brought to 25.1; is there a network? The log is $venv/setup.log"; }
     command -v uv >/dev/null || "$py" -m pip install --quiet --disable-pip-version-check uv >>"$venv/setup.log" 2>&1 || true
+    : >"$venv/.stamp-pip"
 }
 
 # once NAME ARGUMENT... : pip_install, skipped if it was done for the present pyproject.toml.
@@ -159,15 +171,17 @@ setup_env() {
     mkdir -p -- "$root/.cache"
     # Two scripts started together must not install into one folder.
     exec 9>"$root/.cache/setup.lock"
-    flock 9
+    if command -v flock >/dev/null; then flock 9; fi
     create_venv
+    update_pip
     if [[ ! -e $venv/.stamp-$name ]]; then say "[setup] installing vsflashsr and what it needs (first run only)"; fi
     once "$@" || { tail -n 20 -- "$venv/setup.log" >&2; die "the Python packages could not be installed; the whole log is $venv/setup.log"; }
     # vspipe looks up its Python in a configuration file: keep ours inside .venv, not in the user's home.
+    # shellcheck disable=SC2034  # demo.sh uses it
     vspipe="$("$py" -c 'import pathlib, vapoursynth; print(pathlib.Path(vapoursynth.__file__).with_name("vspipe"))')"
     if [[ ! -e $venv/etc/vapoursynth/vapoursynth.toml ]]; then
         mkdir -p -- "$venv/etc"
-        XDG_CONFIG_HOME="$venv/etc" "$venv/bin/vapoursynth" config >>"$venv/setup.log" 2>&1
+        XDG_CONFIG_HOME="$venv/etc" "$py" -m vapoursynth config >>"$venv/setup.log" 2>&1
     fi
     exec 9>&-
     if ((SECONDS - started > 5)); then say "[setup] done in $((SECONDS - started)) s"; fi

@@ -3,7 +3,7 @@
 #
 # Usage: scripts/test.sh [--long] [PYTEST ARGUMENT...]
 #   --long                 the long tests too
-#   TEST_EXTRAS="A B"      extras of pyproject.toml that are installed if they can be (default: "train rtx"; train brings export);
+#   TEST_EXTRAS="A B"      extras that are installed if they can be (default: "train rtx"; train brings export);
 #                          tests that need one that isn't there are skipped, with the reason
 #   PYTHON=PATH            the Python to make the environment from
 set -euo pipefail
