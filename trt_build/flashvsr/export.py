@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from vsflashsr import __version__
 from vsflashsr.bundle import sha256_of, write_manifest
@@ -49,7 +49,8 @@ PREROLL = 40
 """Fills the cache (21 + 8 + 8 frames) and, like MAX_SEGMENT, is a multiple of 8: a frame has the same noise and lies in the same
 window whether it is reached by the segment's own run or by the next one's preroll."""
 _SPARE_BYTES = 64 << 20
-_MAX_TOKENS = 1 << 24
+_TOKENS = 24
+"""Tokens of the example the graphs are traced with: any number does that is no other size in them."""
 
 
 @dataclass(frozen=True)
@@ -202,17 +203,19 @@ def _pieces(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Co
         ]
 
 
-def piece_graph(module: FirstPiece | MiddlePiece | LastPiece, config: FlashVSRConfig, dtype: torch.dtype) -> Any:
+def piece_graph(
+    module: FirstPiece | MiddlePiece | LastPiece, config: FlashVSRConfig, dtype: torch.dtype
+) -> onnx.ModelProto:
     """The ONNX graph of a piece with its weights as inputs and a free number of tokens."""
-    tokens = Dim("tokens", min=1, max=_MAX_TOKENS)
     examples = {
-        "patches": torch.empty(256, patch_values(config)),
-        "lq": torch.empty(256, config.dim, dtype=dtype),
-        "x": torch.empty(256, config.dim),
-        "attended": torch.empty(256, config.dim, dtype=dtype),
+        "patches": torch.zeros(_TOKENS, patch_values(config)),
+        "lq": torch.zeros(_TOKENS, config.dim, dtype=dtype),
+        "x": torch.zeros(_TOKENS, config.dim),
+        "attended": torch.zeros(_TOKENS, config.dim, dtype=dtype),
     }
     used = {name: examples[name] for name in module.inputs}
-    return weights_as_inputs(to_precision(module, dtype), used, module.outputs, {name: {0: tokens} for name in used})
+    dynamic = {name: {0: "tokens"} for name in (*used, *module.outputs)}
+    return weights_as_inputs(to_precision(module, dtype), used, module.outputs, dynamic)
 
 
 def _write_piece(piece: _Piece, folder: Path, config: FlashVSRConfig, dtype: torch.dtype, progress: Progress) -> Graph:

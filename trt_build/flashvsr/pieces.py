@@ -44,7 +44,7 @@ class _Before(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(self.norm1(x).to(self.qkv.weight.dtype)).chunk(3, dim=-1)
+        q, k, v = self.qkv(self.norm1(x).to(self.qkv.weight.dtype)).split(self.norm1.dim, dim=-1)
         return self.norm_q(q), self.norm_k(k), v
 
 
