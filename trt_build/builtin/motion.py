@@ -27,10 +27,11 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     height, width = x.shape[2], x.shape[3]
     rows = torch.arange(height, device=x.device, dtype=x.dtype).view(1, -1, 1)
     columns = torch.arange(width, device=x.device, dtype=x.dtype).view(1, 1, -1)
-    across = (columns + flow[:, 0]) * (2 / (width - 1)) - 1
-    down = (rows + flow[:, 1]) * (2 / (height - 1)) - 1
+    # Pixel centres at (i + 0.5) / size: unlike aligned corners this holds for a size of 1 too.
+    across = (columns + flow[:, 0] + 0.5) * (2 / width) - 1
+    down = (rows + flow[:, 1] + 0.5) * (2 / height) - 1
     grid = torch.stack([across, down], -1)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def motion(current: Tensor, previous: Tensor) -> Tensor:
