@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_build.flashvsr.config import VAE_MULTIPLIERS, FlashVSRConfig
+from trt_build.flashvsr.config import LATENT_PATCH, VAE_MULTIPLIERS, FlashVSRConfig
 from trt_build.flashvsr.layers import ChannelNorm, FrameConv
 
 LATENT_MEAN = (
@@ -161,19 +161,20 @@ def cache_specs(config: FlashVSRConfig, *, first: bool) -> list[tuple[str, int, 
 
     The names are those of the layers: the first latent has no caches of the time convolutions, the rest are the same.
     """
-    specs: list[tuple[str, int, int]] = []
     with torch.device("meta"):
         module = WanVaeDecoder(config)
-        names = {layer: name for name, layer in module.named_modules()}
-        latent = torch.empty(1, config.latent_channels, 2, 2)
-
-        def record(layer: FrameConv, x: Tensor) -> Tensor:
-            specs.append((names[layer], x.shape[1], 16 // x.shape[2]))
-            out: Tensor = layer(x.repeat(1, 3, 1, 1))
-            return out
-
-        module._run(latent, record, first)
-    return specs
+    names = {layer: name for name, layer in module.named_modules()}
+    pixels = LATENT_PATCH
+    layers: list[tuple[FrameConv, int]] = [(module.decoder.conv1, pixels)]
+    for block in (*module.decoder.middle, *module.decoder.upsamples):
+        if isinstance(block, ResidualBlock):
+            layers += [(_conv(block.residual["2"]), pixels), (_conv(block.residual["6"]), pixels)]
+        elif isinstance(block, Upsample):
+            if block.time_conv is not None and not first:
+                layers.append((block.time_conv, pixels))
+            pixels //= 2
+    layers.append((_conv(module.decoder.head["2"]), pixels))
+    return [(names[layer], layer.weight.shape[1] // layer.taps, size) for layer, size in layers]
 
 
 def _conv(module: nn.Module) -> FrameConv:

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Writes a FlashVSR checkpoint of random weights: the published files, names, shapes and dtypes, and no trained picture.
+
+For trying the exporter's memory and time at the real size, and for tests. One tensor is in memory at a time; the same
+seed and sizes give the same weights. Needs the "export" extra.
+
+    python scripts/make_random_checkpoint.py OUT --variant full          # 6.8 GB
+    python scripts/make_random_checkpoint.py OUT --reduced               # 4 MB
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from trt_build.flashvsr.config import (
+    FlashVSRConfig,
+    Layout,
+    Shape,
+    dit_layout,
+    projector_layout,
+    tcdecoder_layout,
+    vae_layout,
+)
+
+PUBLISHED = FlashVSRConfig(vae_dim=96)
+REDUCED = FlashVSRConfig(
+    dim=64,
+    heads=2,
+    head_dim=32,
+    layers=3,
+    ffn=160,
+    text_dim=48,
+    text_len=20,
+    freq_dim=64,
+    lq_hidden=(24, 40),
+    tc_channels=(24, 16, 8, 8),
+    vae_dim=8,
+)
+"""Small enough to be made and exported within a test; its head dimension, 32, is in no shape and must be said."""
+
+Advance = Callable[[int], object]
+
+
+def write_checkpoint(
+    folder: Path, config: FlashVSRConfig, *, variant: str = "tiny", seed: int = 0, advance: Advance = lambda _: None
+) -> None:
+    """Writes the published files for a config; `advance` is told the values written.
+
+    The DiT is float32 safetensors, the projector a bfloat16 pickle, the decoders float32 pickles, the prompt bfloat16.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_safetensors(folder / "diffusion_pytorch_model_streaming_dmd.safetensors", dit_layout(config), seed, advance)
+    _write_pickle(folder / "LQ_proj_in.ckpt", projector_layout(config), torch.bfloat16, seed, advance)
+    if variant == "tiny":
+        _write_pickle(folder / "TCDecoder.ckpt", tcdecoder_layout(config), torch.float32, seed, advance)
+    else:
+        _write_pickle(folder / "Wan2.1_VAE.pth", vae_layout(config), torch.float32, seed, advance)
+    prompt = random_tensor("context", (1, config.text_len, config.text_dim), seed) * 0.5
+    torch.save(prompt.bfloat16(), folder / "posi_prompt.pth")
+
+
+def random_tensor(name: str, shape: Shape, seed: int) -> torch.Tensor:
+    """Values of a size that keeps activations near 1, a function of seed and name alone."""
+    generator = torch.Generator().manual_seed((zlib.crc32(name.encode()) << 16) ^ seed)
+    values = torch.randn(shape, generator=generator)
+    if name.endswith(".modulation"):
+        return values * 0.35
+    if len(shape) == 1 or math.prod(shape) == max(shape):
+        is_norm = name.endswith("gamma") or (".norm" in name and name.endswith("weight"))
+        return 1 + 0.1 * values if is_norm else 0.1 * values
+    if name == "context":
+        return values
+    return values / math.sqrt(math.prod(shape[1:]))
+
+
+def count_values(config: FlashVSRConfig, variant: str) -> int:
+    """Values that `write_checkpoint` reports to `advance`."""
+    decoder = tcdecoder_layout if variant == "tiny" else vae_layout
+    return sum(
+        math.prod(shape) for table in (dit_layout, projector_layout, decoder) for shape in table(config).values()
+    )
+
+
+def _write_safetensors(path: Path, layout: Layout, seed: int, advance: Advance) -> None:
+    """The format is a length, a JSON table and the raw tensors, so it can be streamed; the library wants all at once."""
+    table: dict[str, object] = {}
+    offset = 0
+    for name, shape in layout.items():
+        end = offset + 4 * math.prod(shape)
+        table[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for name, tensor in _tensors(layout, seed, advance):
+            del name
+            file.write(tensor.numpy().tobytes())
+
+
+def _write_pickle(path: Path, layout: Layout, dtype: torch.dtype, seed: int, advance: Advance) -> None:
+    """Held in memory as a whole: the largest, the projector, has 0.58 GB."""
+    torch.save({name: tensor.to(dtype) for name, tensor in _tensors(layout, seed, advance)}, path)
+
+
+def _tensors(layout: Layout, seed: int, advance: Advance) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, shape in layout.items():
+        yield name, random_tensor(name, shape, seed)
+        advance(math.prod(shape))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a FlashVSR checkpoint of random weights.")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="which decoder (default: tiny)")
+    parser.add_argument("--reduced", action="store_true", help="a model of 2 MB with head dimension 32")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    config = REDUCED if arguments.reduced else PUBLISHED
+    total = count_values(config, arguments.variant)
+    with tqdm(total=total, unit="value", unit_scale=True, desc="random weights") as bar:
+        write_checkpoint(arguments.out, config, variant=arguments.variant, seed=arguments.seed, advance=bar.update)
+
+
+if __name__ == "__main__":
+    main()
