@@ -136,15 +136,15 @@ class _PickleFile:
             )
         try:
             loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except pickle.UnpicklingError as error:
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            if "Unsupported global" in str(error):
+                raise FlashsrError(
+                    f"{path.name} holds more than plain tensors and is refused, because loading the rest could run code; "
+                    "use the published file"
+                ) from error
             raise FlashsrError(
-                f"{path.name} isn't a pickle of plain tensors ({_line(error)}) and is refused, because loading "
-                "anything else could run code; use the published file"
-            ) from error
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise FlashsrError(
-                f"{path.name} can't be read ({_line(error)}), size {path.stat().st_size} bytes; the file is damaged or "
-                "not a torch checkpoint: download it again"
+                f"{path.name} can't be read as a torch checkpoint, size {path.stat().st_size} bytes; the file is "
+                "truncated or damaged: download it again"
             ) from error
         self._tensors = _flat(loaded, path)
         self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
@@ -273,13 +273,13 @@ def load_checkpoint(folder: Path, *, version: str, variant: str, head_dim: int =
     files = {part: _find(folder, part, opened) for part in ("dit", "projector", decoder, "prompt")}
     prompt = _read_prompt(files["prompt"])
     config = _infer(files, head_dim)
+    config = replace(config, text_len=prompt.shape[1])
+    weights = {part: _checked(files[part], part, config) for part in ("dit", "projector", decoder)}
     if prompt.shape[2] != config.text_dim:
         raise FlashsrError(
             f"the prompt in {files['prompt'].path.name} has {prompt.shape[2]} channels, expected {config.text_dim}; "
             "use the prompt tensor that belongs to the model"
         )
-    config = replace(config, text_len=prompt.shape[1])
-    weights = {part: _checked(files[part], part, config) for part in ("dit", "projector", decoder)}
     return Checkpoint(
         folder,
         version,
