@@ -80,6 +80,11 @@ def lanczos_kernel(scale: int) -> Tensor:
     return torch.einsum("ay,bx->abyx", taps, taps).reshape(scale * scale, 1, 7, 7).float()
 
 
+def _around(luma: Tensor) -> Tensor:
+    """Mean of each pixel's 5x5 neighbourhood; edges repeat."""
+    return F.avg_pool2d(F.pad(luma, (2, 2, 2, 2), mode="replicate"), 5, 1)
+
+
 class Net(nn.Module):
     """frame, state -> upscaled frame, next state."""
 
@@ -113,9 +118,9 @@ class Net(nn.Module):
         config = self.config
         padded = F.pad(frame, (3, 3, 3, 3), mode="replicate")
         base = F.conv2d(padded, self.base)
-        # The trunk sees differences from the neighbourhood only, so that a flat area is zero whatever its level.
-        around = F.avg_pool2d(padded[:, :, 1:-1, 1:-1], 5, 1)
-        seen = frame - around
+        # The trunk sees differences from the neighbourhood only, so that a flat area is zero whatever its level, and
+        # so is the frame before the first.
+        seen = frame - _around(frame)
         if config.state:
             if config.memory == "aligned":
                 flow = self.flow(frame, luma) if flow is None else flow
@@ -123,7 +128,8 @@ class Net(nn.Module):
                 before, hidden = moved[:, :1], moved[:, 1:]
             else:
                 before = luma
-            seen = torch.cat([GAIN * seen, GAIN * (before - frame), hidden], 1)
+            change = before - _around(before) - seen
+            seen = torch.cat([GAIN * seen, GAIN * change, hidden], 1)
         else:
             seen = GAIN * seen
         x = stem = F.leaky_relu(self.stem(seen), 0.1)
