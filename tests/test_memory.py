@@ -40,7 +40,7 @@ def growth(model: str, size: str, last: int) -> float:
 
 @pytest.mark.parametrize("which", ["tiny", "tiny_25_21"])
 def test_memory_is_flat_between_frames_200_and_2000(which: str, request: pytest.FixtureRequest) -> None:
-    assert growth(str(request.getfixturevalue(which)), "64x48", 2000) < 1.05
+    assert growth(str(request.getfixturevalue(which)), "96x64", 2000) < 1.05
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from .errors import FlashsrError
 from .frames import ClipSource, frames_at_hand, to_frame
 from .geometry import Array
 from .gpu.probe import device_count
+from .heap import map_large_blocks
 from .models import Model
 from .models.opening import ModelRequest, OpenedModel, open_model
 from .stream import CausalStream
@@ -143,6 +144,7 @@ def _stream(
     """The model's output, in the model's format and scale."""
     core = vs.core
     model: Model[Any] = opened.model
+    map_large_blocks()
     low = formats.to_model(clip, model.channels)
     video_format = formats.check_clip(low)
     at_hand = frames_at_hand(model.schedule)
