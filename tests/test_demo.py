@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
+from .pipe import environment
+
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES = 6
 
@@ -43,7 +45,7 @@ def read_png(path: Path) -> np.ndarray:
 @pytest.mark.skipif(not hasattr(vs.core, "bs"), reason="VapourSynth has no plugin bs: install the extra samples")
 def test_encoder_flags_name_what_the_frames_say() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "encoder_flags.py"), str(ROOT / "samples" / "basic.vpy")]
-    result = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
+    result = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment())
     assert result.stdout == (
         "--range limited --colormatrix bt709 --colorprim bt709 --transfer bt709 --chromaloc 0 --sar 1:1\n"
     )
