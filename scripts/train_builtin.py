@@ -45,6 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     p.add_argument("--frames", type=int, default=64, help="frames used of each clip, at most")
+    p.add_argument("--pages", type=int, default=6, help="drawn clips of text that are added (%(default)s)")
     p.add_argument("--batch", type=int, default=defaults.batch)
     p.add_argument("--length", type=int, default=defaults.length, help="frames of a training sequence")
     p.add_argument("--crop", type=int, default=defaults.crop, help="low-resolution pixels, a multiple of 8")
@@ -63,7 +64,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train(a: argparse.Namespace) -> Path:
     """Run the training; the checkpoint."""
-    clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads)
+    clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads, a.pages)
     training, held = split(clips)
     log.info("%d clips to train on, held out: %s", len(training), ", ".join(c.name for c in held))
     shape = NetConfig(a.scale, a.channels, a.layers, a.state, memory=a.memory)

@@ -44,7 +44,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(clips: Path, out: Path, *more: str) -> argparse.Namespace:
-    small = "--steps 6 --batch 2 --length 3 --crop 32 --channels 8 --layers 2 --validate-every 3 --threads 1"
+    small = "--steps 6 --batch 2 --length 3 --crop 32 --channels 8 --layers 2 --validate-every 3 --threads 1 --pages 0"
     cache = clips / "cache"
     return train_builtin.parse(["--data", str(clips), "--cache", str(cache), "--out", str(out), *small.split(), *more])
 
@@ -130,7 +130,7 @@ def test_codec_pass_changes_a_clip_a_little(codec: str) -> None:
 
 
 def test_sampler_depends_on_the_step_alone(clips: Path) -> None:
-    prepared = data.prepare(clips, clips / "cache", 2, 64, 1, 1)
+    prepared = data.prepare(clips, clips / "cache", 2, 64, 1, 1, 0)
     a, b = (data.Sampler(prepared, 2, 2, 3, 32, 1) for _ in range(2))
     a(0)
     assert all(torch.equal(x, y) for x, y in zip(a(5), b(5), strict=True))

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from trt_build.builtin.degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
+from trt_build.builtin.pages import page
 
 SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m2ts", ".ts", ".mpg", ".y4m"}
 HOLD_OUT = 18
@@ -61,13 +62,22 @@ def _save(path: Path, array: Luma) -> None:
     part.replace(path)
 
 
-def _prepare(path: Path, cache: Path, scale: int, frames: int, seed: int) -> Clip:
+def _source(source: Path | int, frames: int, seed: int) -> Luma:
+    """A clip's luma: decoded from a file, or the drawn page of that number."""
+    if isinstance(source, Path):
+        return decode(source, frames)
+    return page(np.random.default_rng([seed, source]))
+
+
+def _prepare(source: Path | int, cache: Path, scale: int, frames: int, seed: int) -> Clip:
     # The key is the file's name and size: training clips do not change in place.
-    key = hashlib.sha256(f"{path.name} {path.stat().st_size} {frames}".encode()).hexdigest()[:10]
-    high = cache / f"{path.stem}-{key}.npy"
+    text = f"{source.name} {source.stat().st_size} {frames}" if isinstance(source, Path) else f"page {source} {seed}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:10]
+    name = source.stem if isinstance(source, Path) else f"page_{source}"
+    high = cache / f"{name}-{key}.npy"
     if not high.exists():
-        _save(high, decode(path, frames))
-    low = tuple(cache / f"{path.stem}-{key}-x{scale}-s{seed}-v{v}.npy" for v in range(VARIANTS))
+        _save(high, _source(source, frames, seed))
+    low = tuple(cache / f"{name}-{key}-x{scale}-s{seed}-v{v}.npy" for v in range(VARIANTS))
     luma: Luma | None = None
     for variant, file in enumerate(low):
         if file.exists():
@@ -78,19 +88,20 @@ def _prepare(path: Path, cache: Path, scale: int, frames: int, seed: int) -> Cli
         how = draw(variant, scale, rng)
         _save(file, degrade(luma, scale, how, rng))
         file.with_suffix(".json").write_text(json.dumps(how.__dict__), encoding="utf-8")
-    return Clip(path.stem, high, low)
+    return Clip(name, high, low)
 
 
-def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs: int) -> list[Clip]:
-    """Decode and degrade every clip of `folder` into `cache`; what is there already is kept."""
+def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs: int, pages: int = 6) -> list[Clip]:
+    """Decode and degrade every clip of `folder`, and `pages` drawn ones, into `cache`; what is there already is kept."""
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} holds no clips; give a folder with some of {', '.join(sorted(SUFFIXES))}")
     cache.mkdir(parents=True, exist_ok=True)
+    sources = [*paths, *range(pages)]
     if jobs == 1:
-        return [_prepare(p, cache, scale, frames, seed) for p in tqdm(paths, desc="degrading", unit="clip")]
+        return [_prepare(p, cache, scale, frames, seed) for p in tqdm(sources, desc="degrading", unit="clip")]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(_prepare, p, cache, scale, frames, seed) for p in paths]
+        waiting = [pool.submit(_prepare, p, cache, scale, frames, seed) for p in sources]
         return [w.result() for w in tqdm(waiting, desc="degrading", unit="clip")]
 
 
