@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import vapoursynth
 
+from vsflashsr.geometry import pad, padded
 from vsflashsr.models.opening import ModelRequest, open_model
 from vsflashsr.models.recurrent import RecurrentModel, RecurrentState
 
@@ -35,8 +36,10 @@ flashsr(clip, {scale}, model={model!r}, threads={threads!r}).set_output()
 def bare(model: RecurrentModel, width: int, height: int, frames: int) -> float:
     """Frames per second of the graph alone: arrays in, arrays out, the state fed back."""
     graph = model._step
-    batch = np.full((1, 1 if model.channels == "luma" else 3, height, width), 0.4, np.float32)
-    _, state = model.step([batch[0]], [0], None)
+    frame = np.full((1 if model.channels == "luma" else 3, height, width), 0.4, np.float32)
+    multiple = model._bundle.size_multiple
+    batch = pad(frame, padded(width, multiple), padded(height, multiple))[None]
+    _, state = model.step([frame], [0], None)
     start = time.perf_counter()
     for _ in range(frames):
         results = graph.run({"frames": batch} | {f"state.{k}": v for k, v in state.tensors.items()})

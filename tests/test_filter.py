@@ -81,6 +81,26 @@ def test_flat_colours_stay(
             assert np.abs(plane.astype(int) - value).max() <= unit, (plane.min(), plane.max(), value)
 
 
+@pytest.mark.parametrize("matrix", [1, 6, 9])
+@pytest.mark.parametrize("level", [16, 60, 128, 235])
+def test_the_builtin_model_keeps_flat_greys(matrix: int, level: int) -> None:
+    """In every frame from the first on, up to the borders, in limited-range YUV, at odd sizes too."""
+    clip = core.std.BlankClip(width=38, height=26, format=vs.YUV420P8, length=4, color=[level, 128, 128])
+    clip = clip.std.SetFrameProps(_Matrix=matrix, _Range=0)
+    for scale in (2, 4):
+        for f in flashsr(clip, scale).frames():
+            for plane, value in zip(planes(f), (level, 128, 128), strict=True):
+                assert np.abs(plane.astype(int) - value).max() <= 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (7, 19), (33, 8)])
+def test_the_builtin_model_takes_any_size(width: int, height: int) -> None:
+    clip = noise(3, width, height, vs.GRAY16)
+    for scale in (2, 3, 4):
+        f = flashsr(clip, scale).get_frame(2)
+        assert (f.width, f.height) == (width * scale, height * scale)
+
+
 def test_matrix_may_change_within_a_clip(tiny_rgb: Path) -> None:
     """Each frame goes to RGB and back by its own matrix: a flat colour stays in both halves."""
     flat = core.std.BlankClip(width=16, height=16, format=vs.YUV444P8, length=4, color=[90, 60, 200])
@@ -232,6 +252,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"max_segment": 0}, "max_segment is a whole number from 1"),
     ({"preroll": -1}, "preroll is a whole number from 0"),
     ({"threads": 0}, "threads is a whole number from 1"),
+    ({"scene_change": "no"}, "scene_change is True or False"),
+    ({"device_id": -1}, "device_id is a whole number from 0"),
     ({"seed": 1.5}, "seed is a whole number"),
     ({"model": "no such model"}, "there is no model 'no such model'"),
     ({"model_options": {"sparse_ratio": 2}}, "has no options"),

@@ -78,12 +78,13 @@ def flashsr(
         vs.Error: ``flashsr: <what is wrong>, got <value>; <what to do>``.
     """
     try:
+        _whole("device_id", device_id, 0)
         return _build(
             clip,
             _number("scale", scale),
             backend=_choice("backend", backend, BACKENDS),
             strength=_number("strength", strength),
-            find_cuts=scene_change,
+            find_cuts=_flag("scene_change", scene_change),
             max_segment=_whole("max_segment", max_segment, 1),
             preroll=_whole("preroll", preroll, 0),
             output_format=format,
@@ -147,14 +148,17 @@ def _stream(
     map_large_blocks()
     low = formats.to_model(clip, model.channels)
     video_format = formats.check_clip(low)
-    at_hand = frames_at_hand(model.schedule)
-    source = ClipSource(low, kept=at_hand, find_cuts=find_cuts and model.max_segment > 1)
-    stream = CausalStream(
-        model,
-        source,
-        preroll=model.preroll if preroll is None else preroll,
-        max_segment=model.max_segment if max_segment is None or model.max_segment == 1 else max_segment,
+    # A model whose segments are single frames carries no state: cuts, preroll and segments say nothing to it.
+    stateless = model.max_segment == 1
+    longest = model.max_segment if max_segment is None or stateless else max_segment
+    warm_up = model.preroll if preroll is None or stateless else preroll
+    source = ClipSource(
+        low,
+        kept=frames_at_hand(model.schedule),
+        cuts_kept=4 * (longest + warm_up + model.schedule.first_reads),
+        find_cuts=find_cuts and not stateless,
     )
+    stream = CausalStream(model, source, preroll=warm_up, max_segment=longest)
     fix = _color_fix(opened)
 
     def render(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -197,6 +201,12 @@ def _whole(name: str, value: object, least: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise FlashsrError(f"{name} is a whole number from {least} on, got {value!r}; give one, or leave it out")
     return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise FlashsrError(f"{name} is True or False, got {value!r}; give one of them")
+    return bool(value)
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> Any:

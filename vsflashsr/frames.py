@@ -27,13 +27,15 @@ class ClipSource:
     Args:
         clip: what the model reads.
         kept: how many arrays to keep.
+        cuts_kept: how many answers about cuts to keep; a segment's worth, or each frame would ask for all again.
         find_cuts: False: the clip is one shot.
     """
 
-    def __init__(self, clip: vs.VideoNode, *, kept: int, find_cuts: bool) -> None:
+    def __init__(self, clip: vs.VideoNode, *, kept: int, cuts_kept: int, find_cuts: bool) -> None:
         self._clip = clip
         self._find_cuts = find_cuts
         self._kept = kept
+        self._cuts_kept = cuts_kept
         self._arrays: OrderedDict[int, Array] = OrderedDict()
         self._marks: OrderedDict[int, tuple[bool | None, bool | None]] = OrderedDict()
         self._thumbnails: OrderedDict[int, Array] = OrderedDict()
@@ -62,7 +64,7 @@ class ClipSource:
         if not self._find_cuts:
             return False
         if n not in self._cuts:
-            _remember(self._cuts, n, self._look_for_cut(n), 1 << 16)
+            _remember(self._cuts, n, self._look_for_cut(n), self._cuts_kept)
         return self._cuts[n]
 
     def _look_for_cut(self, n: int) -> bool:
