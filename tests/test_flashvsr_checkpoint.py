@@ -19,7 +19,6 @@ pytest.importorskip("safetensors")
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.make_random_checkpoint import random_tensor, write_checkpoint
 from trt_build.flashvsr.checkpoint import Checkpoint, MissingFileError, load_checkpoint, load_part
 from trt_build.flashvsr.config import (
     FlashVSRConfig,
@@ -29,6 +28,11 @@ from trt_build.flashvsr.config import (
     vae_layout,
 )
 from vsflashsr.errors import FlashsrError
+
+from .flashvsr_small import script
+
+make_random_checkpoint = script("make_random_checkpoint")
+random_tensor, write_checkpoint = make_random_checkpoint.random_tensor, make_random_checkpoint.write_checkpoint
 
 DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"
 CONFIG = FlashVSRConfig(
@@ -249,7 +253,7 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -
 
     torch.save({"conv1.weight": Bomb()}, folder / "LQ_proj_in.ckpt")
     refused(folder, "LQ_proj_in.ckpt", "could run code")
-    (folder / "LQ_proj_in.ckpt").write_bytes(pickle.dumps(Bomb()))
+    (folder / "LQ_proj_in.ckpt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     refused(folder, "LQ_proj_in.ckpt")
     assert not (tmp_path / "exploded").exists()
 
