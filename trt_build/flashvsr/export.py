@@ -31,6 +31,7 @@ from .pieces import (
     LastPiece,
     MiddlePiece,
     Weights,
+    WindowAttention,
     first_weights,
     last_weights,
     middle_weights,
@@ -168,6 +169,7 @@ def write_section(
         piece.name: _write_piece(piece, folder, config, dtype, progress)
         for piece in _pieces(config, checkpoint.dit, constants)
     }
+    _write_attention(folder, config.head_dim)
     write_projector(config, checkpoint.projector, checkpoint.version, folder, dtype, progress)
     if checkpoint.tcdecoder is not None:
         states = write_tcdecoder(config, checkpoint.tcdecoder, folder, dtype, progress)
@@ -181,6 +183,7 @@ def write_section(
         heads=config.heads,
         head_dim=config.head_dim,
         projector_hidden=config.lq_hidden[0],
+        attention="attention.onnx",
         projector="projector.onnx",
         decoder="decoder.onnx",
         decoder_first=None if checkpoint.tcdecoder is not None else "decoder.first.onnx",
@@ -189,6 +192,12 @@ def write_section(
         options=options,
         **graphs,
     )
+
+
+def _write_attention(folder: Path, head_dim: int) -> None:
+    examples = {name: torch.zeros(rows, head_dim) for name, rows in (("q", 128), ("k", 256), ("v", 256))}
+    dynamic = {"q": {}, "k": {0: "keys"}, "v": {0: "keys"}, "out": {}}
+    write_graph(weights_as_inputs(WindowAttention(), examples, ["out"], dynamic), folder / "attention.onnx")
 
 
 def _pieces(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> list[_Piece]:

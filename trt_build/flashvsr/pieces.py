@@ -132,6 +132,13 @@ class LastPiece(nn.Module):
         return patches - velocity.float()
 
 
+class WindowAttention(nn.Module):
+    """q (128, d), already scaled, and the keys and values (n, d) it sees → (128, d); float32, for the CPU."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax(q @ k.T, dim=-1) @ v
+
+
 def precision_of(name: str, dtype: torch.dtype) -> torch.dtype:
     """What a weight is stored as in a bundle of precision `dtype`: norms and gates stay float32."""
     return torch.float32 if "norm" in name or "gate" in name else dtype

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
+import torch
+
 from vsflashsr.errors import FlashsrError
 
 from . import verify_dit, verify_parts
@@ -36,6 +38,8 @@ def verify(golden: Path, executor: str, head_dim: int | None, write: Callable[[s
     Raises:
         FlashsrError: the folder or its checkpoint can't be read.
     """
+    # Fixtures are small, and torch's threads wait by spinning: on a busy machine more of them take fifty times as long.
+    torch.set_num_threads(1)
     if not golden.is_dir():
         raise FlashsrError(f"there is no folder {str(golden)!r}; give one with fixtures such as dit_sparse.npz")
     passed, seen = True, set[str]()

@@ -1,6 +1,6 @@
 """Block-sparse attention in NumPy: which pairs of windows are kept, and softmax attention over them (spec 3.5, 3.6)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from .rope import rotate, slice_positions, slice_tables
 from .windows import WINDOW_TOKENS, BoolArray, Grid
 
 Array = npt.NDArray[np.float32]
+WindowAttention = Callable[[Array, Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,16 @@ def kept_pairs(queries: Array, keys: Array, plan: AttentionPlan) -> BoolArray:
     return (flat > threshold).reshape(heads, query_count, key_count)
 
 
-def attend_blocks(q: Array, k: Array, v: Array, kept: BoolArray) -> Array:
-    """softmax(q k' / sqrt(d)) v over the kept pairs; all (tokens, heads, head_dim).
+def attend_window(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k') v of one window's queries, already scaled, (128, d), and its keys and values (n, d)."""
+    scores = q @ k.T
+    np.exp(scores - scores.max(axis=1, keepdims=True), out=scores)
+    out: Array = scores @ v / scores.sum(axis=1, keepdims=True)
+    return out
+
+
+def attend_blocks(q: Array, k: Array, v: Array, kept: BoolArray, window: WindowAttention = attend_window) -> Array:
+    """softmax(q k' / sqrt(d)) v over the kept pairs; all (tokens, heads, head_dim), a window at a time by `window`.
 
     A query window that keeps nothing gives exactly 0.
     """
@@ -80,15 +89,17 @@ def attend_blocks(q: Array, k: Array, v: Array, kept: BoolArray) -> Array:
             blocks = np.flatnonzero(kept[head, row])
             if blocks.size == 0:
                 continue
-            scores = queries[row] @ keys[blocks].reshape(-1, head_dim).T
-            np.exp(scores - scores.max(axis=1, keepdims=True), out=scores)
-            mixed = scores @ values[blocks].reshape(-1, head_dim)
-            out[row * WINDOW_TOKENS : (row + 1) * WINDOW_TOKENS, head] = mixed / scores.sum(axis=1, keepdims=True)
+            seen = (part[blocks].reshape(-1, head_dim) for part in (keys, values))
+            out[row * WINDOW_TOKENS : (row + 1) * WINDOW_TOKENS, head] = window(queries[row], *seen)
     return out
 
 
 def sparse_attention(
-    q: Array, keys: Sequence[Array], values: Sequence[Array], plan: AttentionPlan
+    q: Array,
+    keys: Sequence[Array],
+    values: Sequence[Array],
+    plan: AttentionPlan,
+    window: WindowAttention = attend_window,
 ) -> tuple[Array, BoolArray]:
     """One layer's self-attention.
 
@@ -100,5 +111,5 @@ def sparse_attention(
     rotated_keys = np.concatenate([rotated(key, plan, [at]) for key, at in zip(keys, positions, strict=True)])
     stacked = np.concatenate([value.astype(np.float32, copy=False) for value in values])
     kept = kept_pairs(pooled(queries), pooled(rotated_keys), plan)
-    out = attend_blocks(queries, rotated_keys, stacked.reshape(rotated_keys.shape), kept)
+    out = attend_blocks(queries, rotated_keys, stacked.reshape(rotated_keys.shape), kept, window)
     return out.reshape(len(q), -1), kept

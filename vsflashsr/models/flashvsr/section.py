@@ -64,6 +64,8 @@ class Section:
     first: Graph
     middle: Graph
     last: Graph
+    attention: str
+    """Softmax attention of one query window in float32, for the CPU: ``q`` (128, d), scaled, ``k`` and ``v`` (n, d) → ``out``."""
     projector: str
     decoder: str
     decoder_first: str | None
@@ -118,4 +120,4 @@ def files_of(section: Section) -> list[str]:
     """Every file the section names."""
     graphs = (section.first, section.middle, section.last)
     pieces = [name for graph in graphs for name in (graph.shared, *graph.constant, *graph.weights)]
-    return [*pieces, section.projector, section.decoder, *filter(None, [section.decoder_first])]
+    return [*pieces, section.attention, section.projector, section.decoder, *filter(None, [section.decoder_first])]
