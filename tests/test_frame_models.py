@@ -99,6 +99,8 @@ def test_graphs_that_are_no_upscalers_are_refused(tmp_path: Path, tiny: Path) ->
     with pytest.raises(vs.Error, match=r"no bundle\.json"):
         flashsr(noise(1, 20, 20), 2, model=tmp_path)
     fixed = write_frame_graph(tmp_path / "fixed.onnx", 2, size=(32, 32))
+    with pytest.raises(vs.Error, match=r"'fixed\.onnx' is fp32, got precision='fp16'"):
+        flashsr(noise(1, 32, 32), 2, model=fixed, precision="fp16")
     with pytest.raises(vs.Error, match="takes 32x32 only"):
         flashsr(noise(1, 64, 64), 2, model=fixed, tile=48)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bundle import Precision
 from ..errors import FlashsrError
 from ..geometry import Array, pad, padded
 from ..runtimes.onnxruntime import OnnxSession
@@ -104,6 +105,11 @@ class FrameModel:
         return unscaled
 
     @property
+    def precision(self) -> Precision:
+        """What the graph reads."""
+        return "fp16" if self._input.dtype == np.float16 else "fp32"
+
+    @property
     def scale(self) -> int:
         return self.spec.scale
 
@@ -124,7 +130,9 @@ class FrameModel:
         """Every frame for itself: nothing is ever replayed."""
         return 1
 
-    def step(self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[()] | None) -> tuple[list[Array], tuple[()]]:
+    def step(
+        self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[()] | None
+    ) -> tuple[list[Array], tuple[()]]:
         """See ``Model.step``. The state is empty."""
         (frame,) = frames
         _, height, width = frame.shape

@@ -85,15 +85,12 @@ def open_model(request: ModelRequest) -> OpenedModel:
         raise FlashsrError(f"a model is a bundle's folder or an .onnx file, got {str(path)!r}")
     _refuse_options(path.name, request)
     frame = FrameModel(path, threads=request.threads)
+    _check_precision(path.name, frame.precision, request)
     return OpenedModel(_tiled(frame, request, frame.spec.size), path.stem, request.color_fix or "none")
 
 
 def _from_bundle(bundle: Bundle, request: ModelRequest) -> OpenedModel:
-    if request.precision is not None and request.precision != bundle.precision:
-        raise FlashsrError(
-            f"the bundle {bundle.name!r} is {bundle.precision}, got precision={request.precision!r}; "
-            "export it again in that precision or leave precision out"
-        )
+    _check_precision(bundle.name, bundle.precision, request)
     scale = nearest_scale(bundle.scales, request.scale)
     color_fix = request.color_fix or bundle.color_fix
     match bundle.kind:
@@ -114,6 +111,14 @@ def _from_bundle(bundle: Bundle, request: ModelRequest) -> OpenedModel:
                 bundle.path(spec.step), threads=request.threads, value_range=bundle.value_range, scale=scale
             )
             return OpenedModel(_tiled(frame, request, frame.spec.size), bundle.name, color_fix)
+
+
+def _check_precision(name: str, precision: Precision, request: ModelRequest) -> None:
+    if request.precision not in (None, precision):
+        raise FlashsrError(
+            f"the model {name!r} is {precision}, got precision={request.precision!r}; "
+            "export it again in that precision or leave precision out"
+        )
 
 
 def _refuse_options(name: str, request: ModelRequest) -> None:
