@@ -456,14 +456,27 @@ def test_the_pre_upscale_is_pillows(size: tuple[int, int], target: tuple[int, in
         planes = picture.transpose(2, 0, 1)
         assert np.array_equal(resize_u8(planes, *target), wanted)
         made = resize(planes.astype(np.float32) / np.float32(255), *target)
-        assert made.dtype == np.float32
-        assert np.abs(np.rint(made * 255) - wanted).max() <= 1
+        assert np.array_equal(made, wanted.astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("target", [(66, 114), (50, 31), (13, 20)])
+def test_deeper_frames_are_upscaled_without_rounding(target: tuple[int, int]) -> None:
+    picture = np.random.default_rng(3).random((33, 57), dtype=np.float32) * 0.4 + 0.3
+    made = resize(picture, *target)
+    wanted = np.asarray(Image.fromarray(picture).resize(target[::-1], Image.Resampling.BICUBIC))
+    assert made.dtype == np.float32
+    assert np.abs(made - wanted).max() < 1e-6
+    stretched = resize((picture - 0.5) * 2.5 + 0.5, *target)
+    assert stretched.min() >= 0
+    assert stretched.max() <= 1
 
 
 def test_the_pre_upscale_takes_each_plane_alone() -> None:
     planes = np.random.default_rng(4).random((2, 3, 9, 8), dtype=np.float32)
+    planes[0] = np.rint(planes[0] * 255) / np.float32(255)
     made = resize(planes, 20, 30)
     assert made.shape == (2, 3, 20, 30)
+    assert np.array_equal(made[0, 1], resize(planes[0, 1], 20, 30))
     assert np.allclose(made[1, 2], resize(planes[1, 2], 20, 30), atol=1e-6)
 
 

@@ -1,8 +1,8 @@
 """The pre-upscale: antialiasing bicubic (a = -0.5) as Pillow does it, which is what the model was trained behind.
 
-Separable, any size to any size. `resize_u8` repeats Pillow's 8-bit fixed-point arithmetic to the bit; `resize` is the
-same filter in float32, for clips of any depth: rounded to 8 bits it is within one step of Pillow, which rounds after
-each axis.
+Separable, any size to any size. The published tool upscales 8-bit frames with Pillow, whose arithmetic is fixed-point and
+rounds after each axis: `resize_u8` repeats it to the bit. `resize` does so for frames that are 8-bit RGB, and applies the
+same filter in float32 to all others, so that deeper clips lose nothing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,28 @@ _FRACTION_BITS = 22
 """Pillow's coefficients are integers in units of 2^-22 where the pixels are 8-bit."""
 _BLOCK = 128
 """Outputs computed by one matrix product: they need few inputs, so little is multiplied by zeros outside the band."""
+_ON_GRID = 1e-3
+"""How far from a whole 8-bit level a value may be and still count as one; float32 has 1e-5 there."""
 
 Array = NDArray[np.float32]
 
 
 def resize(frames: Array, height: int, width: int) -> Array:
-    """(..., h, w) float32 in 0..1 -> (..., height, width), clipped to 0..1 after each axis as 8-bit pixels would be."""
+    """(..., h, w) float32 in 0..1 -> (..., height, width), clipped to 0..1.
+
+    Leading axes beyond the channels' are frames, each treated alone: what one is does not depend on the others.
+    """
+    if frames.ndim > 3:
+        return np.stack([resize(frame, height, width) for frame in frames])
+    levels = frames * np.float32(255)
+    whole = np.rint(levels)
+    if np.abs(levels - whole).max() < _ON_GRID and whole.min() >= 0 and whole.max() <= 255:
+        return resize_u8(whole.astype(np.uint8), height, width).astype(np.float32) / np.float32(255)
     out: Array = frames
     for axis, size in ((-1, width), (-2, height)):
         if out.shape[axis] != size:
             out = _apply(out, coefficients(out.shape[axis], size).astype(np.float32), axis)
+            # After each axis, as 8-bit pixels would be.
             np.clip(out, 0.0, 1.0, out=out)
     return out
 
