@@ -169,6 +169,17 @@ def test_safetensors_repack(folder: Path, published: Path) -> None:
     assert torch.equal(load(folder).prompt, load(published).prompt)
 
 
+def test_other_file_names_are_found_by_what_they_hold(folder: Path, published: Path) -> None:
+    (folder / DIT).rename(folder / "ckpt_dit_medium.safetensors")
+    for old in ("LQ_proj_in.ckpt", "TCDecoder.ckpt"):
+        save_file(torch.load(folder / old, weights_only=True), folder / f"ckpt_{old}_medium.safetensors")
+        (folder / old).unlink()
+    save_file({"context": torch.load(folder / "posi_prompt.pth", weights_only=True)}, folder / "a_prompt.safetensors")
+    (folder / "posi_prompt.pth").unlink()
+    same(folder, published)
+    assert torch.equal(load(folder).prompt, load(published).prompt)
+
+
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_single_file_repack_with_prefixes(published: Path, tmp_path: Path, prefix: str) -> None:
     loaded = load(published)

@@ -305,7 +305,10 @@ def load_part(folder: Path, part: PartName) -> tuple[Weights, FlashVSRConfig]:
 
 
 def _find(folder: Path, part: PartName, opened: dict[Path, _File]) -> _File:
-    """The file of a part: by its published names, else the safetensors file that holds its anchor."""
+    """The file of a part: by its published names, else the safetensors file that holds its anchor.
+
+    The prompt is a lone tensor whose name says nothing, so it is found by what the file is called, too.
+    """
     about = _PARTS[part]
 
     def open_once(path: Path) -> _File:
@@ -321,6 +324,8 @@ def _find(folder: Path, part: PartName, opened: dict[Path, _File]) -> _File:
             candidates = [
                 path for path in sorted(folder.glob("*.safetensors")) if _holds(open_once(path), about.anchor)
             ]
+        if not candidates and part == "prompt":
+            candidates = sorted(folder.glob("*prompt*.safetensors"))
     if len(candidates) > 1:
         names = " and ".join(path.name for path in candidates)
         raise FlashsrError(f"{folder} holds more than one file of the {about.title}, {names}; keep the one you mean")
