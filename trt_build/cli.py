@@ -88,6 +88,7 @@ def _export(given: argparse.Namespace) -> int:
         export_bundle(
             checkpoint, given.out, precision=given.precision, options=options, name=given.name, progress=progress
         )
+        bar.total = bar.n  # the total was an estimate
     return 0
 
 

@@ -55,7 +55,7 @@ _TOKENS = 24
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """One of the three per-token graphs and the weights it is bound to."""
 
     name: str
@@ -166,8 +166,8 @@ def write_section(
     config = checkpoint.config
     constants = build_constants(config, checkpoint.dit, checkpoint.prompt)
     graphs = {
-        piece.name: _write_piece(piece, folder, config, dtype, progress)
-        for piece in _pieces(config, checkpoint.dit, constants)
+        piece.name: write_piece(piece, folder, config, dtype, progress)
+        for piece in pieces_of(config, checkpoint.dit, constants)
     }
     _write_attention(folder, config.head_dim)
     write_projector(config, checkpoint.projector, checkpoint.version, folder, dtype, progress)
@@ -200,15 +200,17 @@ def _write_attention(folder: Path, head_dim: int) -> None:
     write_graph(weights_as_inputs(WindowAttention(), examples, ["out"], dynamic), folder / "attention.onnx")
 
 
-def _pieces(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> list[_Piece]:
+def pieces_of(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> list[Piece]:
+    """The three pieces of a DiT; weights are folded when a layer's turn comes."""
+
     def middle(layer: int) -> Callable[[], Weights]:
         return lambda: middle_weights(config, tensors, layer, constants)
 
     with torch.device("meta"):
         return [
-            _Piece("first", FirstPiece(config), [lambda: first_weights(config, tensors, constants)]),
-            _Piece("middle", MiddlePiece(config), [middle(layer) for layer in range(config.layers - 1)]),
-            _Piece("last", LastPiece(config), [lambda: last_weights(config, tensors, constants)]),
+            Piece("first", FirstPiece(config), [lambda: first_weights(config, tensors, constants)]),
+            Piece("middle", MiddlePiece(config), [middle(layer) for layer in range(config.layers - 1)]),
+            Piece("last", LastPiece(config), [lambda: last_weights(config, tensors, constants)]),
         ]
 
 
@@ -227,7 +229,8 @@ def piece_graph(
     return weights_as_inputs(to_precision(module, dtype), used, module.outputs, dynamic)
 
 
-def _write_piece(piece: _Piece, folder: Path, config: FlashVSRConfig, dtype: torch.dtype, progress: Progress) -> Graph:
+def write_piece(piece: Piece, folder: Path, config: FlashVSRConfig, dtype: torch.dtype, progress: Progress) -> Graph:
+    """Writes a piece's graphs and weights: the graph once with weights as inputs, and once bound to each layer's file."""
     model = piece_graph(piece.module, config, dtype)
     shared = f"{piece.name}.onnx"
     write_graph(model, folder / shared)

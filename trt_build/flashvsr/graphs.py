@@ -22,8 +22,8 @@ from vsflashsr.models.flashvsr.section import TensorEntry
 OPSET = 20
 """The first with Gelu in one node."""
 IR_VERSION = 10
-_ALIGNMENT_BYTES = 4096
-"""Tensors begin on pages, so that runtimes can map them."""
+_PAGE_BYTES, _LINE_BYTES = 4096, 64
+"""Tensors of a few pages or more begin on one, so that runtimes can map them; small ones are read."""
 
 _ONNX_TYPES = {
     torch.float32: onnx.TensorProto.FLOAT,
@@ -119,7 +119,7 @@ def write_weights(weights: Iterable[tuple[str, Tensor]], path: Path) -> list[Ten
 
 
 def _write_tensor(file: BinaryIO, name: str, tensor: Tensor) -> TensorEntry:
-    file.write(b"\0" * (-file.tell() % _ALIGNMENT_BYTES))
+    file.write(b"\0" * (-file.tell() % (_PAGE_BYTES if tensor.nbytes >= 16 * _PAGE_BYTES else _LINE_BYTES)))
     offset = file.tell()
     raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
     file.write(raw.data)
