@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from vsflashsr.models.flashvsr.attention import AttentionPlan, attend_blocks, kept_pairs, sparse_attention
@@ -68,7 +70,7 @@ def test_half_precision_caches_are_read() -> None:
     heads = AttentionPlan(grid, 1, 24, 3, local_mask(grid, 11))
     parts = [np.random.default_rng(n).standard_normal((128, 24)).astype(np.float32) for n in range(4)]
     full, mask = sparse_attention(parts[0], parts[1:3], parts[2:4], heads)
-    halves = [part.astype(np.float16) for part in parts]
+    halves: Any = [part.astype(np.float16) for part in parts]
     half, half_mask = sparse_attention(halves[0], halves[1:3], halves[2:4], heads)
     assert half.dtype == np.float32 and (mask == half_mask).all()
     np.testing.assert_allclose(half, full, atol=1e-2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -30,9 +31,11 @@ from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.model import FlashVSRModel
 from vsflashsr.models.flashvsr.section import files_of, read_section
 
-from .flashvsr_small import SMALL, small_bundle, small_checkpoint, small_folder
+from .flashvsr_small import ROOT, SMALL, small_bundle, small_checkpoint, small_folder
 from .rtx import TARGETS, compile_onnx
 from .test_flashvsr_parts import RandomWeights
+
+GOLDEN = Path(os.environ.get("VSFLASHSR_GOLDEN", ROOT.parent / "shared" / "flashvsr" / "golden"))
 
 
 def arguments(out: Path, **changes: str) -> list[str]:
@@ -129,7 +132,7 @@ def test_too_little_room_is_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(export_module.shutil, "disk_usage", lambda _: usage(0, 0, 1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 1000))
     out = tmp_path / "out"
     assert "free; make room" in run_badly(capsys, arguments(out), out)
 
@@ -190,7 +193,7 @@ def write_golden(folder: Path) -> None:
         shutil.copy(path, folder)
     random = np.random.default_rng(6)
     info = {"grid_blocks": [2, 1], "topk_ratio": 1.3, "local_range": 3, "kv_ratio": 2.0, "chunks": 2}
-    data: dict[str, np.ndarray] = {
+    data: dict[str, Any] = {
         "noise": random.standard_normal((1, 16, 8, 32, 16)).astype(np.float16),
         "lq_tokens": random.standard_normal((1, 8 * 128, SMALL.dim)).astype(np.float16),
     }
@@ -226,6 +229,15 @@ def test_verify_reads_sets_of_other_sizes_and_fails_on_a_wrong_number(
     np.savez(tmp_path / "dit_toy.npz", **{**data, "c1_masks": data["c1_masks"] ^ 128})
     assert main(["verify", str(tmp_path), "--executor", executor]) == 1
     assert "masks DIFFER" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the golden set: set VSFLASHSR_GOLDEN to its folder")
+@pytest.mark.parametrize("executor", ["torch", "onnxruntime"])
+def test_the_published_golden_set_is_reproduced(executor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(GOLDEN), "--executor", executor]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith(("FAIL", "skip")) for line in lines)
 
 
 def test_verify_of_no_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

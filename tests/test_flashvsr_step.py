@@ -56,20 +56,20 @@ def run(executor: Executor[Any], steps: int, options: StepOptions = OPTIONS) -> 
     return out
 
 
-@pytest.mark.parametrize(("variant", "version"), [("tiny", "v1.1"), ("tiny", "v1"), ("full", "v1.1")])
-def test_torch_and_onnx_runtime_agree(variant: str, version: str) -> None:
+@pytest.mark.parametrize(("variant", "version", "steps"), [("tiny", "v1.1", 3), ("tiny", "v1", 2), ("full", "v1.1", 1)])
+def test_torch_and_onnx_runtime_agree(variant: str, version: str, steps: int) -> None:
     masks: dict[str, list[np.ndarray]] = {"torch": [], "onnx": []}
     torch_runs = run(
         TorchExecutor(
             small_checkpoint(variant, version), observer=lambda _, taps: masks["torch"].append(taps["mask"].numpy())
         ),
-        3,
+        steps,
     )
-    onnx_runs = run(onnx_executor(variant, version, observer=lambda _, taps: masks["onnx"].append(taps["mask"])), 3)
+    onnx_runs = run(onnx_executor(variant, version, observer=lambda _, taps: masks["onnx"].append(taps["mask"])), steps)
     for expected, made in zip(torch_runs, onnx_runs, strict=True):
         np.testing.assert_allclose(made, expected, atol=1e-4)
-    assert [len(made) for made in onnx_runs] == [21, 8, 8]
-    assert len(masks["onnx"]) == 3 * SMALL.layers
+    assert [len(made) for made in onnx_runs] == [21, 8, 8][:steps]
+    assert len(masks["onnx"]) == steps * SMALL.layers
     assert all((a == b).all() for a, b in zip(masks["torch"], masks["onnx"], strict=True))
 
 
@@ -146,7 +146,7 @@ def test_later_frames_change_no_earlier_output() -> None:
         return np.concatenate(made)
 
     untouched = outputs(41)
-    for changed_from, first in ((25, 21), (33, 29), (40, 29), (24, 0)):
+    for changed_from, first in ((25, 21), (33, 29), (24, 0)):
         differs = [not np.array_equal(a, b) for a, b in zip(untouched, outputs(changed_from), strict=True)]
         assert differs.index(True) == first
 

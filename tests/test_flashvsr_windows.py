@@ -81,7 +81,8 @@ def test_scores_depend_on_differences_of_positions_only() -> None:
     def scores(first: int) -> np.ndarray:
         turned_q = rotate(q, *slice_tables(grid, 24, first + 6))
         turned_k = rotate(k, *slice_tables(grid, 24, first))
-        return np.einsum("qhd,khd->qk", turned_q, turned_k)
+        product: np.ndarray = np.einsum("qhd,khd->qk", turned_q, turned_k)
+        return product
 
     # Two million latents in, which is far past any table.
     np.testing.assert_allclose(scores(0), scores(2_000_000), atol=1e-4)
