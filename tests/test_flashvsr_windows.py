@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,11 @@ from vsflashsr.models.flashvsr.noise import latent_noise, step_noise
 from vsflashsr.models.flashvsr.rope import rope_split, rotate, slice_tables
 from vsflashsr.models.flashvsr.step import from_patches, to_patches
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, pair_budget, token_order, topk_ratio, window_order
+
+
+def test_a_script_that_renders_imports_no_torch() -> None:
+    code = "import sys, vsflashsr.models.flashvsr.model as m; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

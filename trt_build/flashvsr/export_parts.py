@@ -7,14 +7,9 @@ for TensorRT: ONNX Runtime has no bf16 convolution on the CPU.
 
 from __future__ import annotations
 
-import copy
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +17,7 @@ from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.section import DecoderState
 
 from .config import FRAMES_PER_LATENT, LATENT_PATCH, LQ_PATCH, FlashVSRConfig
-from .graphs import bound, write_graph, write_weights
+from .graphs import bound, weights_as_inputs, write_graph, write_weights
 from .layers import FrameConv
 from .projector import build_projector
 from .tcdecoder import MEMORY_BLOCKS, TCDecoder
@@ -31,8 +26,6 @@ from .wan_vae import WanVaeDecoder, cache_specs
 Progress = Callable[[str, int], None]
 """Told what was written, and how many bytes of it."""
 
-OPSET = 17
-"""Old enough for every runtime; nothing newer is needed."""
 _ROWS, _COLS = 4, 6
 """Tokens of the example the graphs are traced with; any size does, unequal so that no axis passes for another."""
 
@@ -67,7 +60,7 @@ def write_projector(
     }
     dynamic = {"clip": pixels, "ctx1": pixels, "ctx2": tokens, "tokens": {0: "tokens"}, "next2": tokens}
     inputs, outputs = (("clip",), ("tokens",)) if version == "v1" else (tuple(examples), ("tokens", "next2"))
-    graph = _traced(module, {name: examples[name] for name in inputs}, outputs, dynamic)
+    graph = weights_as_inputs(module, {name: examples[name] for name in inputs}, outputs, dynamic)
     write_graph(bound(graph, table, "projector.weights"), folder / "projector.onnx")
 
 
@@ -89,7 +82,7 @@ def write_tcdecoder(
     states = tuple(DecoderState(1, channels, 1 << (index // 3)) for index, channels in enumerate(module.channels))
     assert len(states) == len(MEMORY_BLOCKS)
     examples, dynamic = _decoder_example(config, states, dtype, range(len(states)), condition=True)
-    graph = _traced(module, examples, ["frames", *(f"next{n}" for n in range(len(states)))], dynamic)
+    graph = weights_as_inputs(module, examples, ["frames", *(f"next{n}" for n in range(len(states)))], dynamic)
     write_graph(bound(graph, table, "decoder.weights"), folder / "decoder.onnx")
     return states
 
@@ -117,7 +110,7 @@ def write_vae(
         own = [names.index(name) for name, _, _ in cache_specs(config, first=first)]
         module.first = first
         examples, dynamic = _decoder_example(config, states, dtype, own, condition=False)
-        graph = _traced(module, examples, ["frames", *(f"next{n}" for n in own)], dynamic)
+        graph = weights_as_inputs(module, examples, ["frames", *(f"next{n}" for n in own)], dynamic)
         write_graph(bound(graph, table, "decoder.weights"), folder / f"{stem}.onnx")
     return states
 
@@ -134,52 +127,6 @@ def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             f"the weight {name!r} doesn't fit {dtype}, largest value {tensor.abs().max():g}; export as bf16 or fp32"
         )
     return out
-
-
-class _WeightsAsInputs(nn.Module):
-    """`module(*inputs)` with every weight taken from further arguments."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.names = names
-        self.__dict__["bare"] = module  # not registered: its weights must not become initializers
-
-    def forward(self, *arguments: Tensor) -> Any:
-        bare: nn.Module = self.__dict__["bare"]
-        inputs = len(arguments) - len(self.names)
-        for name, weight in zip(self.names, arguments[inputs:], strict=True):
-            owner, _, leaf = name.rpartition(".")
-            bare.get_submodule(owner)._parameters[leaf] = weight  # type: ignore[assignment]
-        return bare(*arguments[:inputs])
-
-
-def _traced(
-    module: nn.Module,
-    examples: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    dynamic: Mapping[str, Mapping[int, str]],
-) -> onnx.ModelProto:
-    """The graph of `module` (on the meta device) with its weights as further inputs, under their names.
-
-    By the TorchScript exporter: it takes 2 s for the Wan VAE, the newer one 40 s (two cores, 2026-11-22).
-    """
-    weights = {name: torch.zeros(p.shape, dtype=p.dtype) for name, p in module.named_parameters()}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        path = Path(folder, "traced.onnx")
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _WeightsAsInputs(copy.deepcopy(module), list(weights)),
-            (*examples.values(), *weights.values()),
-            path,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[*examples, *weights],
-            output_names=list(outputs),
-            dynamic_axes={name: dict(dynamic[name]) for name in (*examples, *outputs)},
-        )
-        model = onnx.load(path)
-    model.producer_name, model.producer_version = "vsflashsr", ""
-    return model
 
 
 def _streamed(module: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
