@@ -36,7 +36,7 @@ flashsr(clip, {scale}, model={model!r}, threads={threads!r}).set_output()
 def bare(model: RecurrentModel, width: int, height: int, frames: int) -> float:
     """Frames per second of the graph alone: arrays in, arrays out, the state fed back."""
     graph = model._step
-    frame = np.full((1 if model.channels == "luma" else 3, height, width), 0.4, np.float32)
+    frame = np.full((1 if model.spec.channels == "luma" else 3, height, width), 0.4, np.float32)
     multiple = model._bundle.size_multiple
     batch = pad(frame, padded(width, multiple), padded(height, multiple))[None]
     _, state = model.step([frame], [0], None)

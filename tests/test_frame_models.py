@@ -56,7 +56,7 @@ def test_luma_models_leave_chroma_to_the_resizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("multiple", [2, 8])
 def test_models_that_want_multiples_are_padded(tmp_path: Path, multiple: int) -> None:
     path = write_frame_graph(tmp_path / "m.onnx", 2, multiple=multiple)
-    assert FrameModel(path).spec.size_multiple == multiple
+    assert FrameModel(path).graph.size_multiple == multiple
     clip = noise(2, 45, 37, vs.RGBS)
     assert np.abs(got(flashsr(clip, 2, model=path), 1) - reference(clip, 1, 2)).max() < 2e-6
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vsflashsr import stream as stream_module
 from vsflashsr.errors import FlashsrError
 from vsflashsr.geometry import Array
-from vsflashsr.models import Channels
+from vsflashsr.models import ModelSpec
 from vsflashsr.schedule import Schedule
 from vsflashsr.segments import segment_of
 from vsflashsr.stream import CausalStream
@@ -32,13 +32,9 @@ type History = tuple[int, ...]
 class Recorder:
     """A "model" whose output frame is everything it has read in its run, folded into one number, and which frame it is."""
 
-    scale = 1
-    channels: Channels = "luma"
-    preroll = 0
-    max_segment = 10
-
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
+        self.spec = ModelSpec(1, "luma", schedule, preroll=0, max_segment=10)
         self.steps = 0
         self.fail_at: int | None = None
 

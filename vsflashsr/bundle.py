@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 from .errors import FlashsrError
-from .models import Channels
+from .models import Channels, ModelSpec
 from .schedule import Schedule
 
 FORMAT = 1
@@ -73,6 +73,10 @@ class Bundle:
     provenance: Mapping[str, Any]
     section: Mapping[str, Any]
     """What is particular to the kind: the object under the kind's name."""
+
+    def spec(self, scale: int) -> ModelSpec:
+        """What the filter has to know of the bundle's model at one of its scales."""
+        return ModelSpec(scale, self.channels, self.schedule, self.preroll, self.max_segment)
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle lies. It was checked when the bundle was loaded."""

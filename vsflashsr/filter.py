@@ -135,7 +135,7 @@ def _build(
     if strength == 0:
         return plain
     made = _stream(clip, opened, find_cuts=find_cuts, max_segment=max_segment, preroll=preroll)
-    out = formats.from_model(made, clip, opened.model.channels, width, height, target)
+    out = formats.from_model(made, clip, opened.model.spec.channels, width, height, target)
     return out if strength == 1 else formats.retag(core.std.Merge(plain, out, strength), clip, target)
 
 
@@ -145,17 +145,18 @@ def _stream(
     """The model's output, in the model's format and scale."""
     core = vs.core
     model: Model[Any] = opened.model
+    spec = model.spec
     map_large_blocks()
-    low = formats.to_model(clip, model.channels)
+    low = formats.to_model(clip, spec.channels)
     video_format = formats.check_clip(low)
     # A model whose segments are single frames carries no state: cuts, preroll and segments say nothing to it.
-    stateless = model.max_segment == 1
-    longest = model.max_segment if max_segment is None or stateless else max_segment
-    warm_up = model.preroll if preroll is None or stateless else preroll
+    stateless = spec.max_segment == 1
+    longest = spec.max_segment if max_segment is None or stateless else max_segment
+    warm_up = spec.preroll if preroll is None or stateless else preroll
     source = ClipSource(
         low,
-        kept=frames_at_hand(model.schedule),
-        cuts_kept=4 * (longest + warm_up + model.schedule.first_reads),
+        kept=frames_at_hand(spec.schedule),
+        cuts_kept=4 * (longest + warm_up + spec.schedule.first_reads),
         find_cuts=find_cuts and not stateless,
     )
     stream = CausalStream(model, source, preroll=warm_up, max_segment=longest)
@@ -168,7 +169,7 @@ def _stream(
         except FlashsrError as error:
             raise vs.Error(f"flashsr: {error} (while making frame {n})") from error
 
-    blank = core.std.BlankClip(low, low.width * model.scale, low.height * model.scale, keep=True)
+    blank = core.std.BlankClip(low, low.width * spec.scale, low.height * spec.scale, keep=True)
     return blank.std.ModifyFrame([low], render)
 
 

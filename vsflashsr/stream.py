@@ -66,7 +66,7 @@ class CausalStream[State]:
             self._kept.move_to_end(n)
             return self._kept[n]
         segment = segment_of(n, self._source.is_cut, preroll=self._preroll, max_segment=self._max_segment)
-        target = self._model.schedule.index_of(n - segment.run_start)
+        target = self._model.spec.schedule.index_of(n - segment.run_start)
         cursor = self._take_cursor(segment, target)
         while cursor.next_step <= target:
             self._advance(cursor, wanted=n)
@@ -90,7 +90,7 @@ class CausalStream[State]:
 
     def _advance(self, cursor: _Cursor[State], *, wanted: int) -> None:
         """Make the cursor's next step and keep what it finishes."""
-        step = self._model.schedule.step(cursor.next_step)
+        step = self._model.spec.schedule.step(cursor.next_step)
         numbers = [cursor.run_start + offset for offset in step.reads]
         frames = [self._source.frame(self._shown(cursor, k)) for k in numbers]
         emitted, cursor.state = self._model.step(frames, numbers, cursor.state)

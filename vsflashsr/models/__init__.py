@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..geometry import Array
@@ -12,32 +13,31 @@ type Channels = Literal["luma", "rgb"]
 """What a model sees and makes: the luma plane alone (1, h, w), or RGB (3, h, w)."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What the filter and the stream have to know of a model."""
+
+    scale: int
+    """Output size over input size."""
+    channels: Channels
+    schedule: Schedule
+    preroll: int
+    """Frames after which a cold state is as good as warm."""
+    max_segment: int
+    """Frames between grid lines: the most that a seek replays, less the preroll. 1: every frame for itself."""
+
+
 class Model[State](Protocol):
     """A causal upscaler. ``step`` is pure: same frames, numbers and state, same bytes."""
 
     @property
-    def scale(self) -> int:
-        """Output size over input size."""
-
-    @property
-    def channels(self) -> Channels: ...
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-    @property
-    def preroll(self) -> int:
-        """Frames after which a cold state is as good as warm."""
-
-    @property
-    def max_segment(self) -> int:
-        """Frames between grid lines: the most that a seek replays, less the preroll."""
+    def spec(self) -> ModelSpec: ...
 
     def step(self, frames: Sequence[Array], numbers: Sequence[int], state: State | None) -> tuple[list[Array], State]:
         """Read new frames, emit finished ones, and give the state to carry on with.
 
         Args:
-            frames: new frames (C, h, w); ``schedule.first_reads`` of them where ``state`` is None, else ``reads``.
+            frames: new frames (C, h, w); ``spec.schedule.first_reads`` of them where ``state`` is None, else ``reads``.
             numbers: the clip's frame number of each; a frame repeated as padding keeps counting up.
             state: None at the beginning of a run, else what the step before returned. It is not changed.
 

@@ -13,14 +13,14 @@ from ..errors import FlashsrError
 from ..geometry import Array, pad, padded
 from ..runtimes.onnxruntime import OnnxSession
 from ..schedule import Schedule
-from . import Channels
+from . import Channels, ModelSpec
 
 _PROBE_PX = 64
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class FrameSpec:
+class FrameGraph:
     """What a single-frame graph turned out to be."""
 
     scale: int
@@ -48,20 +48,20 @@ class FrameModel:
         value_range: tuple[float, float] = (0.0, 1.0),
         scale: int | None = None,
     ) -> None:
-        self._graph = OnnxSession(path, threads=threads)
+        self._session = OnnxSession(path, threads=threads)
         self._range = value_range
         where = f"{path.name!r}"
-        if len(self._graph.inputs) != 1 or len(self._graph.outputs) != 1:
+        if len(self._session.inputs) != 1 or len(self._session.outputs) != 1:
             raise FlashsrError(
-                f"{where} has the inputs {list(self._graph.inputs)} and outputs {list(self._graph.outputs)}; "
+                f"{where} has the inputs {list(self._session.inputs)} and outputs {list(self._session.outputs)}; "
                 "a single-frame upscaler has one of each: make it a bundle of another kind"
             )
-        (self._input,) = self._graph.inputs.values()
-        self.spec = self._examine(where)
-        if scale is not None and scale != self.spec.scale:
-            raise FlashsrError(f"{where} upscales by {self.spec.scale}, its bundle says {scale}; correct the bundle")
+        (self._input,) = self._session.inputs.values()
+        self.graph = self._examine(where)
+        if scale is not None and scale != self.graph.scale:
+            raise FlashsrError(f"{where} upscales by {self.graph.scale}, its bundle says {scale}; correct the bundle")
 
-    def _examine(self, where: str) -> FrameSpec:
+    def _examine(self, where: str) -> FrameGraph:
         shape = self._input.shape
         if len(shape) != 4 or (shape[1] not in (1, 3) and isinstance(shape[1], int)):
             raise FlashsrError(f"{where} reads {list(shape)}; a single-frame upscaler reads (1, 3 or 1, height, width)")
@@ -70,14 +70,14 @@ class FrameModel:
         channels: Channels = "luma" if shape[1] == 1 else "rgb"
         height, width = shape[2:]
         if isinstance(height, int) and isinstance(width, int):
-            return FrameSpec(self._probe(where, channels, height, width), channels, 1, (height, width))
+            return FrameGraph(self._probe(where, channels, height, width), channels, 1, (height, width))
         reason: FlashsrError | None = None
         for multiple in _MULTIPLES:
             # A multiple of this power of two and of no higher one: what passes here passes for every such size.
             rows = height if isinstance(height, int) else _PROBE_PX + multiple
             columns = width if isinstance(width, int) else _PROBE_PX + multiple
             try:
-                return FrameSpec(self._probe(where, channels, rows, columns), channels, multiple, None)
+                return FrameGraph(self._probe(where, channels, rows, columns), channels, multiple, None)
             except FlashsrError as error:
                 reason = reason or error
         assert reason is not None
@@ -97,10 +97,12 @@ class FrameModel:
     def _run(self, frame: Array) -> Array:
         low, high = self._range
         batch = (frame * np.float32(high - low) + np.float32(low))[None].astype(self._input.dtype, copy=False)
-        (result,) = self._graph.run({self._input.name: batch}).values()
+        (result,) = self._session.run({self._input.name: batch}).values()
         out = result.numpy()
         if out.ndim != 4 or out.shape[0] != 1:
-            raise FlashsrError(f"{self._graph.path.name!r} makes {out.shape}; a single-frame upscaler makes one image")
+            raise FlashsrError(
+                f"{self._session.path.name!r} makes {out.shape}; a single-frame upscaler makes one image"
+            )
         unscaled: Array = (out[0].astype(np.float32, copy=False) - np.float32(low)) / np.float32(high - low)
         return unscaled
 
@@ -110,25 +112,8 @@ class FrameModel:
         return "fp16" if self._input.dtype == np.float16 else "fp32"
 
     @property
-    def scale(self) -> int:
-        return self.spec.scale
-
-    @property
-    def channels(self) -> Channels:
-        return self.spec.channels
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(1, 1, 1, 1)
-
-    @property
-    def preroll(self) -> int:
-        return 0
-
-    @property
-    def max_segment(self) -> int:
-        """Every frame for itself: nothing is ever replayed."""
-        return 1
+    def spec(self) -> ModelSpec:
+        return ModelSpec(self.graph.scale, self.graph.channels, Schedule(1, 1, 1, 1), preroll=0, max_segment=1)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[()] | None
@@ -136,12 +121,14 @@ class FrameModel:
         """See ``Model.step``. The state is empty."""
         (frame,) = frames
         _, height, width = frame.shape
-        rows, columns = padded(height, self.spec.size_multiple), padded(width, self.spec.size_multiple)
+        rows, columns = padded(height, self.graph.size_multiple), padded(width, self.graph.size_multiple)
         out = self._run(pad(frame, columns, rows))
-        expected = (frame.shape[0], rows * self.scale, columns * self.scale)
+        expected = (frame.shape[0], rows * self.graph.scale, columns * self.graph.scale)
         if out.shape != expected:
-            raise FlashsrError(f"{self._graph.path.name!r} made {out.shape} from {columns}x{rows}, expected {expected}")
-        return [out[:, : height * self.scale, : width * self.scale]], ()
+            raise FlashsrError(
+                f"{self._session.path.name!r} made {out.shape} from {columns}x{rows}, expected {expected}"
+            )
+        return [out[:, : height * self.graph.scale, : width * self.graph.scale]], ()
 
     def state_bytes(self, state: tuple[()]) -> int:
         """There is none."""

@@ -86,7 +86,7 @@ def open_model(request: ModelRequest) -> OpenedModel:
     _refuse_options(path.name, request)
     frame = FrameModel(path, threads=request.threads)
     _check_precision(path.name, frame.precision, request)
-    return OpenedModel(_tiled(frame, request, frame.spec.size), path.stem, request.color_fix or "none")
+    return OpenedModel(_tiled(frame, request, frame.graph.size), path.stem, request.color_fix or "none")
 
 
 def _from_bundle(bundle: Bundle, request: ModelRequest) -> OpenedModel:
@@ -110,7 +110,7 @@ def _from_bundle(bundle: Bundle, request: ModelRequest) -> OpenedModel:
             frame = FrameModel(
                 bundle.path(spec.step), threads=request.threads, value_range=bundle.value_range, scale=scale
             )
-            return OpenedModel(_tiled(frame, request, frame.spec.size), bundle.name, color_fix)
+            return OpenedModel(_tiled(frame, request, frame.graph.size), bundle.name, color_fix)
 
 
 def _check_precision(name: str, precision: Precision, request: ModelRequest) -> None:

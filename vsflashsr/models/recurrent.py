@@ -12,8 +12,7 @@ from ..bundle import Bundle, ScaleSpec, StateSpec
 from ..errors import FlashsrError
 from ..geometry import Array, pad, padded
 from ..runtimes.onnxruntime import OnnxSession, Tensor
-from ..schedule import Schedule
-from . import Channels
+from . import ModelSpec
 
 FRAMES, OUT = "frames", "out"
 STATE, NEXT = "state.", "next."
@@ -48,24 +47,8 @@ class RecurrentModel:
             _check(self._first, spec, bundle, cold=True)
 
     @property
-    def scale(self) -> int:
-        return self._scale
-
-    @property
-    def channels(self) -> Channels:
-        return self._bundle.channels
-
-    @property
-    def schedule(self) -> Schedule:
-        return self._bundle.schedule
-
-    @property
-    def preroll(self) -> int:
-        return self._bundle.preroll
-
-    @property
-    def max_segment(self) -> int:
-        return self._bundle.max_segment
+    def spec(self) -> ModelSpec:
+        return self._bundle.spec(self._scale)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: RecurrentState | None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..geometry import Array, Tiling, blend, cut, tiling
-from ..schedule import Schedule
-from . import Channels, Model
+from . import Model, ModelSpec
 
 
 class TiledModel[State]:
@@ -18,24 +17,8 @@ class TiledModel[State]:
         self._plan: Tiling = tiling(width, height, tile[1], tile[0], overlap)
 
     @property
-    def scale(self) -> int:
-        return self._inner.scale
-
-    @property
-    def channels(self) -> Channels:
-        return self._inner.channels
-
-    @property
-    def schedule(self) -> Schedule:
-        return self._inner.schedule
-
-    @property
-    def preroll(self) -> int:
-        return self._inner.preroll
-
-    @property
-    def max_segment(self) -> int:
-        return self._inner.max_segment
+    def spec(self) -> ModelSpec:
+        return self._inner.spec
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[State, ...] | None
@@ -49,7 +32,7 @@ class TiledModel[State]:
             )
             parts.append(emitted)
             states.append(new)
-        return [blend(list(tiles), self._plan, self.scale) for tiles in zip(*parts, strict=True)], tuple(states)
+        return [blend(list(tiles), self._plan, self.spec.scale) for tiles in zip(*parts, strict=True)], tuple(states)
 
     def state_bytes(self, state: tuple[State, ...]) -> int:
         """Of all tiles together."""

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from ...bundle import Bundle
 from ...errors import FlashsrError
 from ...geometry import Array, padded
-from ...schedule import Schedule
-from .. import Channels
+from .. import ModelSpec
 from . import colour_fix
 from .noise import step_noise
 from .onnx_executor import OnnxExecutor
@@ -61,24 +60,8 @@ class FlashVSRModel:
         )
 
     @property
-    def scale(self) -> int:
-        return self._scale
-
-    @property
-    def channels(self) -> Channels:
-        return "rgb"
-
-    @property
-    def schedule(self) -> Schedule:
-        return self._bundle.schedule
-
-    @property
-    def preroll(self) -> int:
-        return self._bundle.preroll
-
-    @property
-    def max_segment(self) -> int:
-        return self._bundle.max_segment
+    def spec(self) -> ModelSpec:
+        return self._bundle.spec(self._scale)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: StepState[Any] | None
