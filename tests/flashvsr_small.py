@@ -32,7 +32,7 @@ SMALL = FlashVSRConfig(
     freq_dim=16,
     lq_hidden=(2, 3),
     tc_channels=(4, 4, 4, 4),
-    vae_dim=8,
+    vae_dim=4,
 )
 """Nothing of it is like the golden set: neither width nor head dimension nor prompt."""
 

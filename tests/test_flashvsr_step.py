@@ -56,7 +56,10 @@ def run(executor: Executor[Any], steps: int, options: StepOptions = OPTIONS) -> 
     return out
 
 
-@pytest.mark.parametrize(("variant", "version", "steps"), [("tiny", "v1.1", 3), ("tiny", "v1", 2), ("full", "v1.1", 1)])
+@pytest.mark.parametrize(
+    ("variant", "version", "steps"),
+    [("tiny", "v1.1", 3), ("tiny", "v1", 2), pytest.param("full", "v1.1", 2, marks=pytest.mark.long)],
+)
 def test_torch_and_onnx_runtime_agree(variant: str, version: str, steps: int) -> None:
     masks: dict[str, list[np.ndarray]] = {"torch": [], "onnx": []}
     torch_runs = run(
@@ -183,7 +186,7 @@ def test_neighbouring_states_share_all_but_one_slice() -> None:
     assert model.state_bytes(new) == model.state_bytes(old) > 0
 
 
-def test_1200_steps_run_and_the_last_is_like_the_first() -> None:
+def test_steps_run_past_the_published_limit_and_the_last_is_like_the_first() -> None:
     """The published code stops at step 510, where its table of positions ends; here nothing counts steps."""
     executor, grid = onnx_executor(), Grid(1, 1)
     plan = attention_plan(executor, grid, OPTIONS)
@@ -192,7 +195,7 @@ def test_1200_steps_run_and_the_last_is_like_the_first() -> None:
     tokens = np.random.default_rng(1).standard_normal((384, SMALL.dim)).astype(np.float32)
     latents, caches = run_dit(executor, patches, tokens, None, plan, slices=3, kv_ratio=3)
     steady = []
-    for _ in range(1199):
+    for _ in range(600):
         latents, caches = run_dit(executor, patches[:128], tokens[:128], caches, plan, slices=1, kv_ratio=3)
         steady.append(latents)
     assert all(len(cache_) == 3 for cache_ in caches)
