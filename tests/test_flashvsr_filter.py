@@ -16,6 +16,7 @@ import vapoursynth as vs
 
 from vsflashsr import flashsr
 from vsflashsr.bundle import load_bundle
+from vsflashsr.models.flashvsr.colour_fix import adain, wavelet
 from vsflashsr.models.flashvsr.model import FlashVSRModel
 from vsflashsr.models.flashvsr.resample import resize
 
@@ -113,6 +114,18 @@ def test_the_colour_fix_gives_the_picture_its_own_mean_not_that_of_the_padding()
         np.testing.assert_allclose(frame.mean(axis=(1, 2)), wanted.mean(axis=(1, 2)), atol=0.02)
         # Less exact, because what leaves 0..1 is clamped.
         np.testing.assert_allclose(frame.std(axis=(1, 2)), wanted.std(axis=(1, 2)), atol=0.04)
+
+
+@pytest.mark.parametrize("fix", ["adain", "wavelet"])
+def test_tiles_are_corrected_as_one_picture(fix: str) -> None:
+    """Not tile by tile, which would give each tile a tint of its own."""
+    video = frames(2, 34, 72)
+    for frame in video:
+        frame[:, :, 36:] *= 0.5
+    plain, fixed = (read(render(video, tile=40, overlap=8, color_fix=f), [1])[1] for f in ("none", fix))
+    correct = {"adain": adain, "wavelet": wavelet}[fix]
+    wanted = (correct(plain * 2 - 1, resize(video[1], 68, 144) * 2 - 1) + 1) / 2
+    np.testing.assert_allclose(fixed, wanted, atol=1e-5)
 
 
 OPTIONS = [

@@ -96,10 +96,16 @@ def _from_bundle(bundle: Bundle, request: ModelRequest) -> OpenedModel:
     match bundle.kind:
         case "flashvsr":
             from .flashvsr.model import FlashVSRModel
+            from .flashvsr.options import Options
 
             options = {"seed": request.seed, "color_fix": color_fix, **request.options}
+            whole_frame_fix: ColorFix = "none"
+            if request.tile is not None:
+                # Statistics are the whole frame's: a tile's own would give each tile a tint of its own.
+                Options().overridden(options)
+                whole_frame_fix, options["color_fix"] = options["color_fix"], "none"
             flashvsr = FlashVSRModel(bundle, scale, threads=request.threads, options=options)
-            return OpenedModel(_tiled(flashvsr, request, None), bundle.name, "none")
+            return OpenedModel(_tiled(flashvsr, request, None), bundle.name, whole_frame_fix)
         case "recurrent":
             _refuse_options(bundle.name, request)
             recurrent = RecurrentModel(bundle, scale, threads=request.threads)
