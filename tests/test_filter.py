@@ -18,6 +18,8 @@ from .tiny import write_frame_graph, write_tiny_bundle
 
 core = vs.core
 
+ODD_SIZES = [(7, 5), (17, 9), (1, 3), (23, 31)]
+
 
 @pytest.fixture(scope="session")
 def tiny_rgb(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,12 +31,36 @@ def size_for(video_format: vs.VideoFormat, width: int, height: int) -> tuple[int
     return width << video_format.subsampling_w, height << video_format.subsampling_h
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 20, 21, 22, 25, 26, 29, 37, 40])
+def check_contract(model: Path, length: int, video_format: int, width: int, height: int) -> None:
+    """Same count, exact size, same format, equal properties, in order."""
+    w, h = size_for(core.get_video_format(video_format), width, height)
+    clip = noise(length, w, h, video_format)
+    out = flashsr(clip, 2, model=model)
+    assert (out.num_frames, out.width, out.height, out.format.id) == (length, 2 * w, 2 * h, video_format)
+    numbers = []
+    for n, f in enumerate(out.frames()):
+        assert (f.width, f.height) == (2 * w, 2 * h)
+        assert dict(f.props) == dict(clip.get_frame(n).props)
+        numbers.append(f.props["Number"])
+    assert numbers == list(range(length))
+
+
+@pytest.mark.parametrize("length", range(1, 41))
 @pytest.mark.parametrize("which", ["tiny", "tiny_25_21"])
-def test_every_frame_comes_out(length: int, which: str, request: pytest.FixtureRequest) -> None:
-    out = flashsr(noise(length, 18, 10), 2, model=request.getfixturevalue(which))
-    assert out.num_frames == length
-    assert [f.props["Number"] for f in out.frames()] == list(range(length))
+def test_every_length_comes_out_whole(length: int, which: str, request: pytest.FixtureRequest) -> None:
+    """Every length, with formats and odd sizes in turn; the long test has every combination."""
+    model = request.getfixturevalue(which)
+    check_contract(model, length, FORMATS[length % len(FORMATS)], *ODD_SIZES[length % len(ODD_SIZES)])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("video_format", FORMATS)
+@pytest.mark.parametrize("which", ["tiny", "tiny_25_21", "tiny_rgb"])
+def test_every_length_size_and_format(video_format: int, which: str, request: pytest.FixtureRequest) -> None:
+    for length in range(1, 41):
+        for width, height in ODD_SIZES:
+            check_contract(request.getfixturevalue(which), length, video_format, width, height)
 
 
 @pytest.mark.parametrize("channels", ["tiny", "tiny_rgb"])
