@@ -199,6 +199,7 @@ flashsr(clip, scale=2, model={str(small_bundle())!r}, max_segment=40, preroll=8)
     assert [frame for part in parts for frame in part] == linear.frames
 
 
+@pytest.mark.long
 def test_the_full_variant_renders_too() -> None:
     out = read(render(frames(22, 34, 40), model=small_bundle("full")), [0, 20, 21])
     assert all(np.isfinite(frame).all() and frame.shape == (3, 68, 80) for frame in out.values())

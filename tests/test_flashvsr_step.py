@@ -35,9 +35,9 @@ from .flashvsr_small import SMALL, frames, small_bundle, small_checkpoint
 OPTIONS = StepOptions(ratio=1.5, local_range=3, kv_ratio=3)
 
 
-def onnx_executor(variant: str = "tiny", version: str = "v1.1", form: str = "shared", **others: Any) -> OnnxExecutor:
+def onnx_executor(variant: str = "tiny", version: str = "v1.1", **others: Any) -> OnnxExecutor:
     bundle = load_bundle(small_bundle(variant, version))
-    return OnnxExecutor(bundle.folder, read_section("test", bundle.section), form=form, **others)
+    return OnnxExecutor(bundle.folder, read_section("test", bundle.section), **others)
 
 
 @cache
@@ -103,11 +103,6 @@ def test_every_stage_agrees_between_torch_and_onnx_runtime() -> None:
     frames_made, states_made = runtime.decode(noise(1, 16, 16, 16), clip(41)[:4, :, :, :128], states, first=False)
     random = np.random.default_rng(0)
     assert frames_made.shape == (4, 3, 128, 128) and len(states_made) == 9
-
-
-def test_shared_and_constant_weights_give_the_same() -> None:
-    for shared, constant in zip(run(onnx_executor(), 2), run(onnx_executor(form="constant"), 2), strict=True):
-        np.testing.assert_allclose(shared, constant, atol=1e-5)
 
 
 def test_half_precision_is_close() -> None:
@@ -195,7 +190,7 @@ def test_steps_run_past_the_published_limit_and_the_last_is_like_the_first() -> 
     tokens = np.random.default_rng(1).standard_normal((384, SMALL.dim)).astype(np.float32)
     latents, caches = run_dit(executor, patches, tokens, None, plan, slices=3, kv_ratio=3)
     steady = []
-    for _ in range(600):
+    for _ in range(520):
         latents, caches = run_dit(executor, patches[:128], tokens[:128], caches, plan, slices=1, kv_ratio=3)
         steady.append(latents)
     assert all(len(cache_) == 3 for cache_ in caches)
