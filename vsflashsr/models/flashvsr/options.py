@@ -20,8 +20,8 @@ class Options:
     """Defaults are the published ones. Costs are for a whole step, of 8 frames."""
 
     sparse_ratio: float = 2.0
-    """How many key windows a query window keeps on average, in units of 60. Attention's time is proportional to it: 1.5 is faster
-    by a tenth or so, 2.0 steadier. Larger keeps *more*; frames of 768x640 and less keep everything anyway."""
+    """How many key windows a query window keeps on average, in units of 60. Attention's work is proportional to it: 1.5 does
+    three quarters of what 2.0 does, which is steadier. Larger keeps *more*; frames of 768x640 and less keep everything anyway."""
     local_range: int = 11
     """Windows of 128 px that a window sees across, itself in the middle. Costs no time; 9 is crisper, 11 steadier."""
     kv_ratio: float = 3.0
@@ -29,7 +29,7 @@ class Options:
     1.4 GB; whole numbers count, the rest is dropped."""
     color_fix: str = "adain"
     """``adain`` (mean and deviation of each channel, as published), ``wavelet`` (low frequencies) or ``none``, against the input.
-    Both take well under a hundredth of a step; ``wavelet`` is what the authors advise where colours drift."""
+    ``wavelet`` is what the authors advise where colours drift."""
     seed: int = 0
     """Of the noise, which depends on this and the frame number alone. Costs nothing."""
     padding: str = "reflect"
