@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from trt_build.builtin.motion import LEVELS
 from trt_build.builtin.network import Net, NetConfig
+from vsflashsr.bundle import MANIFEST, write_manifest
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -82,11 +82,10 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
 
     `provenance` (by graph: "x2", "x4") is added to what an older bundle.json says.
     """
-    manifest = folder / "bundle.json"
+    manifest = folder / MANIFEST
     if manifest.exists():
         provenance = json.loads(manifest.read_text(encoding="utf-8"))["provenance"] | provenance
     scales: dict[str, Any] = {}
-    files: dict[str, str] = {}
     for scale in (2, 4):
         path = folder / f"x{scale}.onnx"
         if not path.exists():
@@ -100,9 +99,7 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
                 {"name": "hidden", "shape": [1, hidden, "h", "w"], "dtype": "float32"},
             ],
         }
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     bundle = {
-        "format": 1,
         "name": name,
         "kind": "recurrent",
         "channels": "luma",
@@ -115,8 +112,7 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
         "max_segment": 120,
         "scales": scales,
         "color_fix": "none",
-        "files": files,
         "licence": "MIT (weights); see MODEL_CARD.md for the training data",
         "provenance": provenance,
     }
-    manifest.write_text(json.dumps(bundle, indent=2) + "\n", encoding="utf-8")
+    write_manifest(folder, bundle)
