@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -54,6 +55,63 @@ class Recorder:
 
     def state_bytes(self, state: History) -> int:
         return 8 * len(state)
+
+
+class _Later:
+    """A frame that is made when it is fetched."""
+
+    nbytes = 4
+
+    def __init__(self, frame: Array, failure: str | None = None) -> None:
+        self._frame, self._failure = frame, failure
+
+    def array(self) -> Array:
+        if self._failure is not None:
+            raise FlashsrError(self._failure)
+        return self._frame
+
+
+class _Handed:
+    """A state that can be used once, and that knows how many of its kind there are."""
+
+    def __init__(self, owner: Device, history: History) -> None:
+        self.owner, self.history = owner, history
+        owner.alive += 1
+        owner.most_alive = max(owner.most_alive, owner.alive)
+
+    def take(self) -> History:
+        history, self.history = self.history, ()
+        assert history, "a state was handed over twice"
+        return history
+
+    def __del__(self) -> None:
+        self.owner.alive -= 1
+
+
+class Device:
+    """A `Recorder` that behaves like a device: frames come later, a state is consumed by the step it is given to."""
+
+    def __init__(self, schedule: Schedule, in_flight: int, state_bytes: int = 1) -> None:
+        self._inner = Recorder(schedule)
+        self.spec = replace(self._inner.spec, in_flight=in_flight)
+        self.size, self.alive, self.most_alive = state_bytes, 0, 0
+        self.submitted: list[int] = []
+        self.broken: int | None = None
+
+    def step(
+        self, frames: Sequence[Array], numbers: Sequence[int], state: _Handed | None
+    ) -> tuple[list[_Later], _Handed]:
+        history = None if state is None else state.take()
+        if state is None:
+            state = _Handed(self, ())
+        self.submitted.append(numbers[0])
+        if self.broken in numbers:
+            raise FlashsrError("the device is gone")
+        made, state.history = self._inner.step(frames, numbers, history)
+        return [_Later(frame) for frame in made], state
+
+    def state_bytes(self, state: _Handed) -> int:
+        return self.size
 
 
 class Numbers:
@@ -108,6 +166,64 @@ def test_any_order_gives_the_designed_frames(
         stream = CausalStream(Recorder(schedule), source, preroll=preroll, max_segment=grid)
         for n in run:
             assert float(stream.frame(n)[0, 0, 0]) == wanted[n], n
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    clips,
+    st.sampled_from(SCHEDULES),
+    st.integers(0, 9),
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_steps_in_flight_change_no_frame(
+    source: Numbers, schedule: Schedule, preroll: int, grid: int, in_flight: int, random: Random
+) -> None:
+    wanted = [expected(n, source, schedule, preroll, grid) for n in range(source.num_frames)]
+    jumps = [n for _ in range(6) for n in range(random.randrange(source.num_frames), source.num_frames)][:200]
+    for run in (range(source.num_frames), jumps, list(reversed(range(source.num_frames)))):
+        # A state larger than what may be kept: there is never a second one.
+        model = Device(schedule, in_flight, state_bytes=stream_module.STATE_BYTES)
+        stream = CausalStream(model, source, preroll=preroll, max_segment=grid)
+        for n in run:
+            assert float(stream.frame(n)[0, 0, 0]) == wanted[n], n
+        assert model.most_alive == 1
+
+
+def test_the_next_step_is_submitted_before_a_frame_is_fetched() -> None:
+    model, source = Device(Schedule(25, 21, 8, 8), in_flight=1), Numbers(100, frozenset())
+    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    stream.frame(0)
+    assert model.submitted == [0, 25]
+    for n in range(1, 21):
+        stream.frame(n)
+    assert model.submitted == [0, 25]
+    stream.frame(21)
+    assert model.submitted == [0, 25, 33]
+    for n in range(22, 100):
+        stream.frame(n)
+    assert model.submitted == [0, *range(25, 100, 8)]  # each once, none beyond the clip
+
+
+def test_a_seek_submits_nothing_ahead() -> None:
+    model, source = Device(Schedule(1, 1, 1, 1), in_flight=3), Numbers(100, frozenset())
+    stream = CausalStream(model, source, preroll=0, max_segment=10)
+    for n in (55, 12, 93):
+        stream.frame(n)
+    assert set(model.submitted) == {*range(50, 56), 10, 11, 12, 90, 91, 92, 93}
+
+
+def test_what_breaks_ahead_is_raised_only_where_it_is_asked_for() -> None:
+    model, source = Device(Schedule(1, 1, 1, 1), in_flight=2), Numbers(100, frozenset())
+    model.broken = 7
+    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    for n in range(7):
+        stream.frame(n)
+    with pytest.raises(FlashsrError, match="the device is gone"):
+        stream.frame(7)
+    model.broken = None
+    assert float(stream.frame(8)[0, 0, 0]) == expected(8, source, Schedule(1, 1, 1, 1), 0, 100)
 
 
 @given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40))

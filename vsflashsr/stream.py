@@ -6,6 +6,7 @@ how many steps it has made, never by the order in which frames were asked for. K
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +15,7 @@ import numpy as np
 
 from .errors import FlashsrError
 from .geometry import Array
-from .models import Model
+from .models import Frame, Model, fetched
 from .segments import Segment, segment_of
 
 KEPT_BYTES = 256 << 20
@@ -23,6 +24,9 @@ KEPT_FRAMES = 48
 STATE_BYTES = 512 << 20
 """States kept for readers at different places of the clip (``Interleave([out, out[30:]])``)."""
 STATES = 4
+
+
+_log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -50,7 +54,11 @@ class _Cursor[State]:
 
 
 class CausalStream[State]:
-    """Random access to the output of a causal model over ``source``. Not for concurrent callers."""
+    """Random access to the output of a causal model over ``source``. Not for concurrent callers.
+
+    A model with steps in flight gets its next ones while frames are taken in order: the device works on them while this
+    one's are fetched. What a frame is doesn't depend on it, and neither does whether it can be had.
+    """
 
     def __init__(self, model: Model[State], source: Source, *, preroll: int, max_segment: int) -> None:
         self._model = model
@@ -58,34 +66,88 @@ class CausalStream[State]:
         self._preroll = preroll
         self._max_segment = max_segment
         self._cursors: OrderedDict[tuple[int, int], _Cursor[State]] = OrderedDict()
-        self._kept: OrderedDict[int, Array] = OrderedDict()
+        self._state_bytes = 0
+        self._kept: OrderedDict[int, Frame] = OrderedDict()
+        self._latest = (0, -1)
+        """Run and step of the frame asked for last."""
 
     def frame(self, n: int) -> Array:
         """Output frame ``n``, (C, scale*h, scale*w). Don't write into it."""
-        if n in self._kept:
-            self._kept.move_to_end(n)
-            return self._kept[n]
+        if n not in self._kept:
+            segment, target = self._place(n)
+            cursor = self._take_cursor(segment, target)
+            while cursor.next_step <= target:
+                self._advance(cursor, wanted=n)
+            self._put_cursor(cursor)
+        self._kept.move_to_end(n)
+        if self._model.spec.in_flight:
+            self._look_ahead(n)
+        return self._fetched(n)
+
+    def _place(self, n: int) -> tuple[Segment, int]:
+        """The segment that delivers frame ``n``, and which of its run's steps does."""
         segment = segment_of(n, self._source.is_cut, preroll=self._preroll, max_segment=self._max_segment)
-        target = self._model.spec.schedule.index_of(n - segment.run_start)
-        cursor = self._take_cursor(segment, target)
-        while cursor.next_step <= target:
-            self._advance(cursor, wanted=n)
+        return segment, self._model.spec.schedule.index_of(n - segment.run_start)
+
+    def _fetched(self, n: int) -> Array:
+        kept = self._kept[n]
+        frame = fetched(kept)
+        if frame is not kept:
+            _check_finite(frame, n)
+            self._kept[n] = frame
+        return frame
+
+    def _look_ahead(self, n: int) -> None:
+        """Submits the steps after that of frame ``n``, as many as the model wants in flight, if frames are taken in order."""
+        segment, target = self._place(n)
+        run, before = self._latest
+        self._latest = segment.run_start, target
+        if run != segment.run_start or target not in (before, before + 1):
+            return
+        last = target + self._model.spec.in_flight
+        reached = [step for run, step in self._cursors if run == segment.run_start and target < step <= last]
+        if not reached:
+            return
+        cursor = self._cursors.pop((segment.run_start, max(reached)))
+        try:
+            while cursor.next_step <= last and self._delivers(cursor):
+                self._advance(cursor, wanted=n)
+        except Exception as error:  # noqa: BLE001  # nobody has asked for these frames yet: raised again when somebody does
+            _log.debug("step %d of the run at frame %d can't be made ahead: %s", cursor.next_step, cursor.run_start, error)
+            return
         self._put_cursor(cursor)
-        return self._kept[n]
+
+    def _delivers(self, cursor: _Cursor[State]) -> bool:
+        """Would the cursor's next step finish a frame that its own segment delivers?"""
+        step = self._model.spec.schedule.step(cursor.next_step)
+        n = cursor.run_start + step.emits.start
+        if n >= self._source.num_frames or (cursor.last is not None and n > cursor.last):
+            return False
+        return self._place(n)[0].run_start == cursor.run_start
 
     def _take_cursor(self, segment: Segment, target: int) -> _Cursor[State]:
         """The furthest state of this run that hasn't gone past ``target``, else a cold one.
 
-        It is taken out, so that a step that fails leaves no half-advanced cursor behind.
+        It is taken out, so that a step that fails leaves no half-advanced cursor behind. A cold one takes the place of the
+        one used longest ago first, so that there are never more states than may be kept.
         """
         steps = [step for run, step in self._cursors if run == segment.run_start and step <= target]
-        return self._cursors.pop((segment.run_start, max(steps))) if steps else _Cursor(segment.run_start)
+        if steps:
+            return self._cursors.pop((segment.run_start, max(steps)))
+        self._drop_cursors(self._affordable() - 1)
+        return _Cursor(segment.run_start)
 
     def _put_cursor(self, cursor: _Cursor[State]) -> None:
         self._cursors[cursor.run_start, cursor.next_step] = cursor
         assert cursor.state is not None
-        affordable = STATE_BYTES // max(1, self._model.state_bytes(cursor.state))
-        while len(self._cursors) > max(1, min(STATES, affordable)):
+        self._state_bytes = self._model.state_bytes(cursor.state)
+        self._drop_cursors(self._affordable())
+
+    def _affordable(self) -> int:
+        return max(1, min(STATES, STATE_BYTES // max(1, self._state_bytes)))
+
+    def _drop_cursors(self, most: int) -> None:
+        while len(self._cursors) > most:
             self._cursors.popitem(last=False)
 
     def _advance(self, cursor: _Cursor[State], *, wanted: int) -> None:
@@ -113,26 +175,31 @@ class CausalStream[State]:
                 cursor.last = k - 1
         return k if cursor.last is None else cursor.last
 
-    def _keep(self, cursor: _Cursor[State], n: int, frame: Array) -> None:
+    def _keep(self, cursor: _Cursor[State], n: int, frame: Frame) -> None:
         """Keep a finished frame, unless it is preroll or padding, that is: unless another run delivers it."""
         if n >= self._source.num_frames or (cursor.last is not None and n > cursor.last) or n in self._kept:
             return
         owner = segment_of(n, self._source.is_cut, preroll=self._preroll, max_segment=self._max_segment)
         if owner.run_start != cursor.run_start:
             return
-        # A sum passes NaN and infinity on, and costs 0.9 ms for 1920x1080 where isfinite costs 3.
-        if not np.isfinite(frame.sum(dtype=np.float32)):
-            raise FlashsrError(
-                f"the model put out a value that is not finite (NaN or infinity) in frame {n}; "
-                "its weights are damaged or its precision is too low: get the bundle again, or use precision='fp32'"
-            )
+        if isinstance(frame, np.ndarray):
+            _check_finite(frame, n)
         self._kept[n] = frame
 
     def _forget(self, emitted: int, frame_bytes: int, wanted: int) -> None:
-        """Drop the frames that were used longest ago; never the last two steps, nor the one being waited for."""
-        room = max(2 * emitted, min(KEPT_FRAMES, KEPT_BYTES // frame_bytes))
+        """Drop the frames that were used longest ago; never the last two steps, those in flight, nor the one waited for."""
+        room = max((2 + self._model.spec.in_flight) * emitted, min(KEPT_FRAMES, KEPT_BYTES // frame_bytes))
         for n in list(self._kept):
             if len(self._kept) <= room:
                 return
             if n != wanted:
                 del self._kept[n]
+
+
+def _check_finite(frame: Array, n: int) -> None:
+    # A sum passes NaN and infinity on, and costs 0.9 ms for 1920x1080 where isfinite costs 3.
+    if not np.isfinite(frame.sum(dtype=np.float32)):
+        raise FlashsrError(
+            f"the model put out a value that is not finite (NaN or infinity) in frame {n}; "
+            "its weights are damaged or its precision is too low: get the bundle again, or use precision='fp32'"
+        )

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..geometry import Array, Tiling, blend, cut, tiling
-from . import Model, ModelSpec
+from . import Frame, Model, ModelSpec, fetched
+
+
+class _Blended:
+    """A frame whose tiles may still be in the making."""
+
+    def __init__(self, parts: Sequence[Frame], plan: Tiling, scale: int) -> None:
+        self._parts, self._plan, self._scale = parts, plan, scale
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self._parts)
+
+    def array(self) -> Array:
+        return blend([fetched(part) for part in self._parts], self._plan, self._scale)
 
 
 class TiledModel[State]:
@@ -22,9 +36,9 @@ class TiledModel[State]:
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[State, ...] | None
-    ) -> tuple[list[Array], tuple[State, ...]]:
+    ) -> tuple[Sequence[Frame], tuple[State, ...]]:
         """See ``Model.step``: every tile makes the same step, with its own state."""
-        parts: list[list[Array]] = []
+        parts: list[Sequence[Frame]] = []
         states: list[State] = []
         for i, tile in enumerate(self._plan.tiles):
             emitted, new = self._inner.step(
@@ -32,7 +46,8 @@ class TiledModel[State]:
             )
             parts.append(emitted)
             states.append(new)
-        return [blend(list(tiles), self._plan, self.spec.scale) for tiles in zip(*parts, strict=True)], tuple(states)
+        frames_out = [_Blended(tiles, self._plan, self.spec.scale) for tiles in zip(*parts, strict=True)]
+        return [f if self.spec.in_flight else f.array() for f in frames_out], tuple(states)
 
     def state_bytes(self, state: tuple[State, ...]) -> int:
         """Of all tiles together."""
