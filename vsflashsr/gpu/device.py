@@ -1,0 +1,198 @@
+"""One GPU: the way in to its memory, streams, kernels and graphs, and their end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import FlashsrError
+from . import driver
+from .graphs import Graph
+from .memory import Buffer, DeviceMemory, HostBuffer, MemoryUse, PinnedMemory, Pool
+from .modules import Module
+from .stream import Event, Stream
+
+__all__ = ["Buffer", "Device", "Event", "Graph", "HostBuffer", "MemoryUse", "Module", "Stream"]
+
+_log = logging.getLogger(__name__)
+
+IDLE_BYTES = 1 << 30
+"""Freed device memory kept for the next buffers; an allocation of the driver may wait for the whole device."""
+IDLE_PINNED_BYTES = 256 << 20
+"""The same for page-locked memory, which the rest of the system can't use meanwhile."""
+
+type _Thing = Graph | Module | Stream | Event
+# In the order in which they are closed: what is used by others comes after them.
+_ORDER: tuple[type[_Thing], ...] = (Graph, Module, Stream, Event)
+
+
+class Device:
+    """A CUDA device, through its primary context, which is the one that TensorRT and torch use too.
+
+    Methods may be called from any thread; work on streams and buffers needs ``make_current`` in the thread before it.
+
+    Args:
+        ordinal: which GPU, as in ``flashsr(device_id=)``.
+
+    Raises:
+        FlashsrError: there is no such GPU, or no driver.
+    """
+
+    def __init__(self, ordinal: int = 0) -> None:
+        api = driver.api()
+        driver.check(api.cuInit(0), "start")
+        count = int(driver.check(api.cuDeviceGetCount(), "count the GPUs"))
+        if not 0 <= ordinal < count:
+            raise FlashsrError(f"there is no GPU {ordinal}, got {count} from the driver; choose device_id= below {count}")
+        self.ordinal = ordinal
+        self._device = int(driver.check(api.cuDeviceGet(ordinal), f"open GPU {ordinal}"))
+        self._lock = threading.Lock()
+        self._things: dict[type[_Thing], dict[int, _Thing]] = {kind: {} for kind in _ORDER}
+        self._describe(api)
+        self._context: int | None = int(driver.check(api.cuDevicePrimaryCtxRetain(self._device), f"use GPU {ordinal}"))
+        self._pool = Pool(DeviceMemory(f"the GPU {self.name}"), self.event, idle_bytes=IDLE_BYTES)
+        self._pinned = Pool(PinnedMemory(), self.event, idle_bytes=IDLE_PINNED_BYTES)
+
+    def _describe(self, api: Any) -> None:
+        """Fill in what never changes. Needs no context, so a failure leaves nothing behind."""
+        attributes = api.CUdevice_attribute
+
+        def ask(attribute: Any) -> int:
+            return int(driver.check(api.cuDeviceGetAttribute(attribute, self._device), "describe the GPU"))
+
+        name = driver.check(api.cuDeviceGetName(256, self._device), "name the GPU")
+        self.name: str = name.split(b"\0")[0].decode(errors="replace").strip()
+        self.capability: tuple[int, int] = (
+            ask(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+            ask(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+        )
+        self.multiprocessors: int = ask(attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        self.shared_bytes: int = ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        """The most shared memory that one block can have."""
+        self.total_bytes: int = int(driver.check(api.cuDeviceTotalMem(self._device), "say how much memory it has"))
+        digits = driver.check(api.cuDeviceGetUuid(self._device), "identify the GPU").bytes.hex()
+        self.uuid: str = f"GPU-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        self.driver_version: int = int(driver.check(api.cuDriverGetVersion(), "say its version"))
+        """The CUDA version that the driver supports: 1000 * major + 10 * minor."""
+        if self.driver_version // 1000 < api.CUDA_VERSION // 1000:
+            _log.warning(
+                "the GPU driver supports CUDA %d.%d, cuda-python was made for %d.%d: update the driver, or "
+                "pip install 'cuda-python<%d'",
+                self.driver_version // 1000,
+                self.driver_version % 1000 // 10,
+                api.CUDA_VERSION // 1000,
+                api.CUDA_VERSION % 1000 // 10,
+                api.CUDA_VERSION // 1000,
+            )
+
+    @property
+    def closed(self) -> bool:
+        return self._context is None
+
+    def make_current(self) -> None:
+        """Make this the device of the calling thread: at the start of every public entry."""
+        if self._context is None:
+            raise FlashsrError(f"GPU {self.ordinal} was used after it was closed; open it again")
+        driver.check(driver.api().cuCtxSetCurrent(self._context), "use the GPU in this thread")
+
+    def free_bytes(self) -> int:
+        """Device memory that the driver could still give, to anybody; the pool's idle blocks aren't counted."""
+        self.make_current()
+        free, _ = driver.check(driver.api().cuMemGetInfo(), "say how much memory is free")
+        return int(free)
+
+    def stream(self) -> Stream:
+        return self._keep(lambda: Stream(self))
+
+    def event(self, *, timing: bool = False) -> Event:
+        return self._keep(lambda: Event(self, timing=timing))
+
+    def load(self, image: bytes) -> Module:
+        """Load a cubin, or PTX."""
+        return self._keep(lambda: Module(self, image))
+
+    def graph(self, template: Any) -> Graph:
+        """An executable graph of a captured one (``Stream.capture`` calls this)."""
+        return self._keep(lambda: Graph(self, template))
+
+    def alloc(self, size_bytes: int) -> Buffer:
+        """Device memory, at a multiple of 512 bytes, contents undefined.
+
+        Raises:
+            FlashsrError: there is no room; with what is needed, what is free, and what to do.
+        """
+        self.make_current()
+        return Buffer(self._pool, self._pool.take(size_bytes), 0, size_bytes)
+
+    def pinned(self, size_bytes: int) -> HostBuffer:
+        """Page-locked host memory, contents undefined. Raises ``FlashsrError`` where the system refuses."""
+        self.make_current()
+        return HostBuffer(self._pinned, self._pinned.take(size_bytes), 0, size_bytes)
+
+    def trim(self) -> int:
+        """Give memory that is kept for the next buffers back to the driver; how many bytes of the device that was."""
+        self.make_current()
+        self._pinned.trim()
+        return self._pool.trim()
+
+    @property
+    def memory(self) -> MemoryUse:
+        """Device memory held by now, and at most."""
+        return self._pool.use
+
+    @property
+    def pinned_memory(self) -> MemoryUse:
+        """Page-locked memory held by now, and at most."""
+        return self._pinned.use
+
+    def close(self) -> None:
+        """Wait for the streams, then free everything: graphs, modules, streams, events, memory, the context.
+
+        Idempotent; fit for ``register_on_destroy``. Whatever fails, the rest is freed too; then the first failure is raised.
+        """
+        with self._lock:
+            context, self._context = self._context, None
+            things = [list(self._things[kind].values()) for kind in _ORDER]
+        if context is None:
+            return
+        api = driver.api()
+        errors: list[FlashsrError] = []
+
+        def attempt(call: Callable[[], object]) -> None:
+            try:
+                call()
+            except FlashsrError as error:
+                errors.append(error)
+
+        before = api.cuCtxGetCurrent()
+        attempt(lambda: driver.check(api.cuCtxSetCurrent(context), "use the GPU in this thread"))
+        for thing in things[_ORDER.index(Stream)]:
+            assert isinstance(thing, Stream)
+            attempt(thing.synchronize)
+        for group in things:
+            for thing in group:
+                attempt(thing.close)
+        errors += [*self._pool.close(), *self._pinned.close()]
+        # The context may end with the release: a thread isn't left with a dead one.
+        other = int(before[1]) if int(before[0]) == 0 and int(before[1]) != context else 0
+        attempt(lambda: driver.check(api.cuCtxSetCurrent(other), "leave the GPU in this thread"))
+        attempt(lambda: driver.check(api.cuDevicePrimaryCtxRelease(self._device), "let go of the GPU"))
+        for error in errors[1:]:
+            _log.warning("while closing GPU %d: %s", self.ordinal, error)
+        if errors:
+            raise errors[0]
+
+    def forget(self, thing: _Thing) -> None:
+        """It was closed (what the device made calls this itself)."""
+        with self._lock:
+            self._things[type(thing)].pop(id(thing), None)
+
+    def _keep[T: (Graph, Module, Stream, Event)](self, make: Callable[[], T]) -> T:
+        """Make something that lives until it, or the device, is closed."""
+        self.make_current()
+        thing = make()
+        with self._lock:
+            self._things[type(thing)][id(thing)] = thing
+        return thing
