@@ -1,21 +1,26 @@
-"""Command line of the offline tools: ``python -m trt_build export`` and ``verify``."""
+"""Command line of the offline tools: ``python -m trt_build export | verify | build | list | inspect | prune``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vsflashsr.errors import FlashsrError
 
+from .engines.build import builds_left_behind
+from .engines.commands import add_commands
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; an error is one sentence on stderr and status 1."""
-    parser = argparse.ArgumentParser(prog="python -m trt_build", description="Checkpoints in, bundles out.")
+    parser = argparse.ArgumentParser(prog="python -m trt_build", description="Checkpoints in, bundles and engines out.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_export(commands)
     _add_verify(commands)
+    add_commands(commands)
     given = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = given.run
     try:
@@ -25,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("trt_build: interrupted, nothing was kept\n")
+        if builds_left_behind():
+            # TensorRT is still at work in a thread, and would crash in a process that ends under it.
+            sys.stderr.flush()
+            os._exit(130)
         return 130
 
 
