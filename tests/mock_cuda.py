@@ -251,12 +251,12 @@ def image(*kernels: str) -> bytes:
 
 
 def _call(
-    values: int = 0, *, context: bool = True, frees: bool = False
+    values: int = 0, *, context: bool = True, late: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., tuple[Any, ...]]]:
     """A function of the driver, which returns a status and ``values`` values (None where it fails).
 
-    ``frees``: an error that is injected here is one of earlier work, as CUDA documents for these functions; they do their
-    work all the same.
+    ``late``: an error that is injected here is one of earlier work, as CUDA documents for these functions; they do their
+    own all the same.
     """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
@@ -266,7 +266,7 @@ def _call(
             with self._lock:
                 self.calls.append((function.__name__, args))
                 injected = self._injected(function.__name__)
-                if injected is not None and not frees:
+                if injected is not None and not late:
                     return (injected, *nothing)
                 if context and self._current() is None:
                     return (CUresult.CUDA_ERROR_INVALID_CONTEXT, *nothing)
@@ -275,9 +275,12 @@ def _call(
                 except _Status as status:
                     return (status.code, *nothing)
                 if injected is not None:
+                    if isinstance(result, Handle):  # of a capture that ended, but badly
+                        self._graphs.pop(int(result))
                     return (injected, *nothing)
                 return (CUresult.CUDA_SUCCESS, *(() if values == 0 else result if values > 1 else (result,)))
 
+        setattr(call, "values", values)  # noqa: B010 (mypy knows no attributes of functions)
         return call
 
     return wrap
@@ -681,7 +684,7 @@ class MockDriver:
         self._retained += 1
         return Handle(self._context)
 
-    @_call(context=False, frees=True)
+    @_call(context=False, late=True)
     def cuDevicePrimaryCtxRelease(self, device: Any) -> None:
         self._check_device(device)
         if not self._retained:
@@ -706,7 +709,7 @@ class MockDriver:
         self._modules[handle] = bytes(image)
         return Handle(handle)
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuModuleUnload(self, module: Any) -> None:
         if self._modules.pop(int(module), None) is None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_HANDLE)
@@ -732,7 +735,7 @@ class MockDriver:
             raise _Status(CUresult.CUDA_ERROR_OUT_OF_MEMORY)
         return Handle(self._new_memory("device memory", size_bytes))
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuMemFree(self, address: Any) -> None:
         self._unsafe()
         self._free_memory("device memory", int(address))
@@ -742,7 +745,7 @@ class MockDriver:
         self._unsafe()
         return self._new_memory("pinned memory", size_bytes)
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuMemFreeHost(self, address: Any) -> None:
         self._unsafe()
         self._free_memory("pinned memory", int(address))
@@ -804,14 +807,14 @@ class MockDriver:
         self._streams[handle] = _StreamState(handle, eager=self._random.random() < self._eagerness)
         return Handle(handle)
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuStreamDestroy(self, stream: Any) -> None:
         state = self._stream(stream)
         if state.capture is not None:
             state.capture.valid = False
         del self._streams[state.handle]
 
-    @_call()
+    @_call(late=True)
     def cuStreamSynchronize(self, stream: Any) -> None:
         state = self._stream(stream)
         if state.capture is not None:
@@ -851,7 +854,7 @@ class MockDriver:
         state.captured_tail = frozenset()
         self._captures.append(state.capture)
 
-    @_call(1)
+    @_call(1, late=True)
     def cuStreamEndCapture(self, stream: Any) -> Handle:
         state = self._stream(stream)
         capture = state.capture
@@ -893,7 +896,7 @@ class MockDriver:
         self._events[handle] = _EventState(timing=not flags & CUevent_flags.CU_EVENT_DISABLE_TIMING)
         return Handle(handle)
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuEventDestroy(self, event: Any) -> None:
         self._event(event)
         del self._events[int(event)]
@@ -928,7 +931,7 @@ class MockDriver:
             raise _Status(CUresult.CUDA_ERROR_NOT_READY)
         self._wait(mark.operation)
 
-    @_call()
+    @_call(late=True)
     def cuEventSynchronize(self, event: Any) -> None:
         mark = self._event(event)
         self._not_captured(mark)
@@ -1010,12 +1013,12 @@ class MockDriver:
         self._executables[handle] = _Executable(list(self._graphs[int(graph)]))
         return Handle(handle)
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuGraphDestroy(self, graph: Any) -> None:
         if self._graphs.pop(int(graph), None) is None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
 
-    @_call(frees=True)
+    @_call(late=True)
     def cuGraphExecDestroy(self, graph: Any) -> None:
         if self._executables.pop(int(graph), None) is None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
@@ -1102,14 +1105,16 @@ def _watched_pool(mock: MockDriver) -> Iterator[None]:
     take, give = Pool.take, Pool.give
 
     def watched_take(self: Pool, size_bytes: int) -> Block:
-        block = take(self, size_bytes)
-        mock.pool_took(block)
+        with self._lock:
+            block = take(self, size_bytes)
+            mock.pool_took(block)
         return block
 
     def watched_give(self: Pool, block: Block, after: tuple[Stream, ...]) -> None:
-        give(self, block, after)
-        if not self.closed:
-            mock.pool_got(block)
+        with self._lock:
+            give(self, block, after)
+            if not self.closed:
+                mock.pool_got(block)
 
     setattr(Pool, "take", watched_take)  # noqa: B010 (mypy doesn't let a method be assigned)
     setattr(Pool, "give", watched_give)  # noqa: B010

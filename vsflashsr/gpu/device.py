@@ -179,6 +179,8 @@ class Device:
         other = int(before[1]) if int(before[0]) == 0 and int(before[1]) != context else 0
         attempt(lambda: driver.check(api.cuCtxSetCurrent(other), "leave the GPU in this thread"))
         attempt(lambda: driver.check(api.cuDevicePrimaryCtxRelease(self._device), "let go of the GPU"))
+        # At the end of the process the driver may be gone before us; then nothing was left to free.
+        errors = [e for e in errors if not (isinstance(e, driver.DriverError) and e.name == "CUDA_ERROR_DEINITIALIZED")]
         for error in errors[1:]:
             _log.warning("while closing GPU %d: %s", self.ordinal, error)
         if errors:

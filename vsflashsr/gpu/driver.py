@@ -91,7 +91,8 @@ def check(result: tuple[Any, ...], action: str = "do what was asked") -> Any:
 
 
 def _error(status: Any, action: str) -> DriverError:
+    # A code younger than these bindings comes as a bare number, which has neither name nor text.
+    if not hasattr(status, "name"):
+        return DriverError(f"CUDA_ERROR {int(status)}", "unknown to the installed cuda-python", action)
     _, text = api().cuGetErrorString(status)
-    # A code younger than these bindings comes as a bare number without text.
-    name = getattr(status, "name", f"CUDA_ERROR {int(status)}")
-    return DriverError(name, text.decode() if text else "no description", action)
+    return DriverError(status.name, text.decode() if text else "no description", action)

@@ -186,13 +186,13 @@ class Pool:
 
     def trim(self) -> int:
         """Give idle blocks back to the driver, waiting for those that are still being used; how many bytes that was."""
+        freed = 0
         with self._lock:
-            freed = 0
             while self._idle:
                 self._wait(self._idle[0])
                 freed += self._idle[0].size_bytes
                 self._source.release(self._idle.pop(0).base)
-            return freed
+        return freed
 
     def close(self) -> list[FlashsrError]:
         """Give everything back, used or not; nothing may be running any more. What the driver objected to is returned."""
@@ -225,6 +225,7 @@ class Pool:
         return block
 
     def _allocate(self, size: int) -> Block:
+        self.shrink()
         try:
             block = self._aligned(size)
         except driver.DriverError as error:

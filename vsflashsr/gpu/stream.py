@@ -201,11 +201,15 @@ class Stream:
         return Capture(self._device, self)
 
     def close(self) -> None:
-        """Idempotent. What is still queued runs on."""
+        """Wait for what is queued, then destroy it: memory that is freed later must not be in use. Idempotent."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._device.forget(self)
-            driver.check(driver.api().cuStreamDestroy(handle), "destroy a stream")
+            api = driver.api()
+            try:
+                driver.check(api.cuStreamSynchronize(handle), "run what was queued")
+            finally:
+                driver.check(api.cuStreamDestroy(handle), "destroy a stream")
 
 
 class Capture:
