@@ -138,6 +138,9 @@ class ParserError(Noted):
     def desc(self) -> str:
         return self._text
 
+    def node_operator(self) -> str:
+        return ""
+
 
 class OnnxParser(Noted):
     api = "OnnxParser"

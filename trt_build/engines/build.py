@@ -164,7 +164,7 @@ class _Job:
         path = self._request.graph
         if parser.parse(path.read_bytes(), str(path)):
             return
-        said = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors)) or complaints.take()
+        said = _parser_error(parser.get_error(0)) if parser.num_errors else complaints.take()
         hint = "export the model again, or use backend='onnxruntime'"
         if sys.platform == "win32" and not str(path).isascii():
             hint = f"{hint}; if it reads weights from another file, move both to a folder with a plain name"
@@ -201,6 +201,12 @@ class _Job:
             f"the engine {self._request.label!r} {what} with {self._request.target.module} {self._request.target.version}"
             f"{f' ({said})' if said else ''}; use backend='onnxruntime', or another size or precision"
         )
+
+
+def _parser_error(error: Any) -> str:
+    """What is wrong, and with which node if it is one."""
+    operator = error.node_operator()
+    return f"{operator} {error.node_name()!r}: {error.desc()}" if operator else str(error.desc())
 
 
 def _fits(declared: tuple[int, ...], wanted: ShapeRange) -> bool:

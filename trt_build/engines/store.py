@@ -100,7 +100,7 @@ class EngineStore:
         self.folder = default_folder() if folder is None else folder
         self._limit_bytes, self._enter_thread = limit_bytes, enter_thread
         self._used: set[Path] = set()
-        self._warned: set[str] = set()
+        self._warned = False
         if importlib.util.find_spec("filelock") is None:
             raise _not_installed("No module named 'filelock'")
         try:
@@ -110,7 +110,7 @@ class EngineStore:
                 raise FlashsrError(
                     f"the engine folder {str(folder)!r} can't be made ({error.strerror}); give another engine_dir"
                 ) from error
-            self._warn("folder", f"the engine folder {str(self.folder)!r} can't be made ({error.strerror})")
+            self._warn(f"the engine folder {str(self.folder)!r} can't be made ({error.strerror})")
 
     def path_of(self, key: EngineKey) -> Path:
         """Where the engine of a key lies."""
@@ -212,7 +212,7 @@ class EngineStore:
             self._used.add(path)
         except OSError as error:
             reason = error.strerror or str(error)
-            self._warn("write", f"the engine folder {str(self.folder)!r} can't be written ({reason})")
+            self._warn(f"the engine folder {str(self.folder)!r} can't be written ({reason})")
             return
         finally:
             with suppress(OSError):  # the folder is read-only or gone, and then so is the file
@@ -220,9 +220,10 @@ class EngineStore:
         if plan.timings is not None:
             self.write_cache("timings", request.target, plan.timings)
 
-    def _warn(self, what: str, message: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
+    def _warn(self, message: str) -> None:
+        """Once: what one engine meets, the next ones meet too."""
+        if not self._warned:
+            self._warned = True
             log.warning("%s: engines are used from memory and built again next time", message)
 
     # What else lies there
