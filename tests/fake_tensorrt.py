@@ -12,6 +12,7 @@ import time
 from collections.abc import Buffer
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -482,6 +483,7 @@ class FakeTensorRT:
     """Whose memory and streams engines run on."""
     __name__: str = "tensorrt"
     __version__: str = "10.12.0.36"
+    __spec__: ModuleSpec = field(default_factory=lambda: ModuleSpec("tensorrt", None))
     steps: int = 3
     step_s: float = 0.0
     build_error: str = ""

@@ -6,6 +6,7 @@ import _thread
 import dataclasses
 import errno
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -31,7 +32,7 @@ from trt_build.engines.progress import BuildStatus
 from trt_build.engines.store import EngineRejectedError, EngineStore
 from vsflashsr.errors import FlashsrError
 
-from .pipe import environment
+from .pipe import VSPIPE, environment
 from .rtx_engines import BUILTIN, small_request
 
 
@@ -286,7 +287,7 @@ def test_two_processes_that_want_the_same_engine_build_it_once(tmp_path: Path, f
             if status.finished:
                 builds.append(status)
                 say("built")
-                time.sleep(1)
+                time.sleep(0.6)
         say("ready")
         while not Path(sys.argv[3]).exists():
             time.sleep(0.01)
@@ -435,6 +436,34 @@ def test_ctrl_c_stops_waiting_for_another_process(
             store.get(request)
         assert time.perf_counter() - pressed[0] < 1
     assert [r.message for r in caplog.records] == ["another process is building the engine 'blur 16': waiting for it"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C can't be sent to one process there")
+def test_ctrl_c_under_vspipe_ends_a_build_and_leaves_nothing(tmp_path: Path, folder: Path, built: Built) -> None:
+    """vspipe ends the process itself: no Python runs any more that could clear up."""
+    script = tmp_path / "build.vpy"
+    script.write_text(
+        textwrap.dedent(CHILD)
+        + textwrap.dedent(
+            f"""
+            store.EngineStore(Path({str(folder)!r})).get(builtin_request(), lambda status: say("building"))
+            """
+        ),
+        encoding="utf-8",
+    )
+    command = [str(VSPIPE), str(script), "."]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    wait_for(process, "building")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    pressed = time.perf_counter()
+    out, _ = process.communicate(timeout=60)
+    assert time.perf_counter() - pressed < 1
+    assert out == "" and process.returncode not in (0, None)
+    assert files(folder) == []
+    FileLock(folder / "locks" / f"{key_of(builtin_request()).digest}.lock").acquire(timeout=0)  # nobody holds it
 
 
 def test_stdout_stays_empty(tmp_path: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,7 @@ def _add_build(commands: _Commands) -> None:
         "--cc",
         dest="capabilities",
         type=_capability,
+        action="extend",
         nargs="+",
         metavar="X.Y",
         help="compute capabilities to build for instead of the GPU in this machine, which then needs none "
@@ -247,6 +248,7 @@ def _inspect(given: argparse.Namespace) -> int:
     except CorruptEngineError as error:
         raise FlashsrError(f"the engine {str(path)!r} is damaged: {error}; it will be built anew when it is needed") from error
     key = header.key
+    layers = _layers(key["module"], plan) if given.layers else ""
     print(f"{header.label}\n  file      {path}")
     print(f"  size      {_bytes(header.plan_bytes)} (checksum right)")
     print(f"  for       {_purpose(header)}")
@@ -261,8 +263,8 @@ def _inspect(given: argparse.Namespace) -> int:
                 if record["min"] != record["max"]:
                     span += f", {_shape(record['min'])} to {_shape(record['max'])}"
             print(f"    {record['name']}  {record['dtype']} {_shape(record['shape'])}{span}")
-    if given.layers:
-        print(_layers(key["module"], plan))
+    if layers:
+        print(layers)
     return 0
 
 
