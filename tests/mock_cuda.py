@@ -3,21 +3,21 @@
 Work is queued and run late, or early, as a GPU might: a stream is by turns lazy (nothing of it runs before somebody waits
 for it) or eager (it runs at once), drawn anew at each wait from a seeded generator, and what is needed for a wait runs in a
 random order that respects nothing but the order within a stream and recorded events. So a missing event shows as wrong
-bytes for some seed. Memory is filled with 0xFF (NaN) when it is fresh and when it is freed.
+bytes for some seed; and whatever the seed, operations that collide in memory and that nothing orders raise. Memory is filled
+with 0xFF (NaN) when it is fresh and when it is freed.
 
 What a GPU would answer with corrupted memory raises ``MockError``; what it refuses returns its error code.
 """
 
 from __future__ import annotations
 
-import bisect
 import ctypes
 import functools
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -30,18 +30,14 @@ from vsflashsr.gpu.device import Device
 from vsflashsr.gpu.memory import Block, Pool
 from vsflashsr.gpu.stream import Stream
 
-GUARD_BYTES = 512
-GUARD = 0xA5
-FRESH = 0xFF
-"""Of this byte, every float of any width is NaN."""
+from .mock_memory import DEVICE, FRESH, PINNED, MockError, MockMemory, Use
+from .mock_queue import Capture, Executable, Node, Operation, Queue, StreamState
+
+__all__ = ["CUDA_MEMCPY2D", "CUresult", "Handle", "MockDriver", "MockError", "image", "mock_device"]
 
 type Range = tuple[int, int]
 """Address and size in bytes."""
-type KernelFunction = Callable[[tuple[int, int, int], Sequence[Any], Callable[..., NDArray[Any]]], None]
-
-
-class MockError(AssertionError):
-    """The program did what would silently go wrong on a GPU."""
+type KernelFunction = Callable[[tuple[int, int, int], Sequence[Any], Callable[..., NDArray[Any]]], object]
 
 
 class CUresult(IntEnum):
@@ -150,78 +146,12 @@ class _Status(Exception):
         self.code = code
 
 
-@dataclass(eq=False)
-class _Allocation:
-    kind: str
-    address: int
-    size_bytes: int
-    raw: NDArray[np.uint8]
-    generation: int = 0
-    """Counts how often the pool has handed it out."""
-    idle: bool = False
-    """Does the pool keep it, with no buffer to it?"""
-
-    @property
-    def bytes(self) -> NDArray[np.uint8]:
-        start = self.address - self.raw.ctypes.data
-        return self.raw[start : start + self.size_bytes]
-
-    def guards_whole(self) -> bool:
-        start = self.address - self.raw.ctypes.data
-        return bool((self.raw[:start] == GUARD).all() and (self.raw[start + self.size_bytes :] == GUARD).all())
-
-
-@dataclass(frozen=True)
-class _Use:
-    """That a queued operation reads or writes an allocation, as it was when it was queued or captured."""
-
-    allocation: _Allocation
-    generation: int
-
-
-@dataclass(eq=False)
-class _Operation:
-    name: str
-    run: Callable[[], None]
-    uses: tuple[_Use, ...]
-    after: list[_Operation]
-    stream: int
-    done: bool = False
-
-
-@dataclass(eq=False)
-class _Node:
-    name: str
-    run: Callable[[], None]
-    uses: tuple[_Use, ...]
-    after: frozenset[_Node]
-
-
-@dataclass(eq=False)
-class _Capture:
-    origin: _StreamState
-    mode: CUstreamCaptureMode
-    thread: int
-    streams: set[_StreamState] = field(default_factory=set)
-    nodes: list[_Node] = field(default_factory=list)
-    valid: bool = True
-    ended: bool = False
-
-
-@dataclass(eq=False)
-class _StreamState:
-    handle: int
-    tail: _Operation | None = None
-    eager: bool = False
-    capture: _Capture | None = None
-    captured_tail: frozenset[_Node] = frozenset()
-
-
-@dataclass(eq=False)
-class _EventState:
+@dataclass(eq=False, slots=True)
+class _Event:
     timing: bool
-    operation: _Operation | None = None
-    captured: tuple[_Capture, frozenset[_Node]] | None = None
+    operation: Operation | None = None
+    """Of its last record, unless that was captured."""
+    captured: tuple[Capture, frozenset[Node]] | None = None
     time_ms: float = 0.0
     queries: int = 0
 
@@ -230,12 +160,6 @@ class _EventState:
 class _Function:
     name: str
     allowed_bytes: int = 48 << 10
-
-
-@dataclass(eq=False)
-class _Executable:
-    nodes: list[_Node]
-    last: _Operation | None = None
 
 
 @dataclass
@@ -296,6 +220,7 @@ class MockDriver:
         alignment: of addresses; 256 gives some that are no multiple of 512.
         capability: compute capability.
         shared_bytes: shared memory that a block can have at most.
+        races: raise where operations collide in memory and nothing orders them.
     """
 
     CUDA_VERSION = 13000
@@ -310,10 +235,11 @@ class MockDriver:
         alignment: int = 512,
         capability: tuple[int, int] = (8, 9),
         shared_bytes: int = 99 << 10,
+        races: bool = True,
     ) -> None:
-        self._random = random.Random(seed)
-        self._eagerness = eagerness
-        self._alignment = alignment
+        rng = random.Random(seed)
+        self._memory = MockMemory(rng, alignment)
+        self._queue = Queue(rng, eagerness, races=races)
         self._lock = threading.RLock()
         self._thread = threading.local()
         self._failures: list[_Failure] = []
@@ -321,17 +247,13 @@ class MockDriver:
         self._started = False
         self._context = 0
         self._retained = 0
-        self._addresses: list[int] = []
-        self._allocations: dict[int, _Allocation] = {}
-        self._streams: dict[int, _StreamState] = {}
-        self._events: dict[int, _EventState] = {}
+        self._streams: dict[int, StreamState] = {}
+        self._events: dict[int, _Event] = {}
         self._modules: dict[int, bytes] = {}
         self._functions: dict[int, _Function] = {}
-        self._graphs: dict[int, list[_Node]] = {}
-        self._executables: dict[int, _Executable] = {}
-        self._captures: list[_Capture] = []
-        self._pending: dict[_Operation, None] = {}
-        self._clock_ms = 0.0
+        self._graphs: dict[int, list[Node]] = {}
+        self._executables: dict[int, Executable] = {}
+        self._captures: list[Capture] = []
         self._attributes = {
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: 4,
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: capability[0],
@@ -340,39 +262,35 @@ class MockDriver:
         }
         self.total_bytes = total_bytes
         self.driver_version = 13000
-        self.peak_bytes = 0
-        """The most device memory that was allocated at once."""
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """Every call, with its arguments."""
         self.kernels: dict[str, KernelFunction] = {}
         """What kernels do: ``function(grid, args, view)``; ``view`` is ``MockDriver.view``."""
-        self.ran: list[str] = []
+        self.ran = self._queue.ran
         """Names of the operations that ran, in order."""
 
     # What tests ask and do.
 
     def view(self, address: int, count: int, dtype: DTypeLike = np.uint8) -> NDArray[Any]:
         """``count`` elements of live memory, to read and write. Raises ``MockError`` for any other memory."""
-        kind = np.dtype(dtype)
-        allocation = self._at(address, max(1, count * kind.itemsize))
-        if address % kind.itemsize:
-            raise MockError(f"{address:#x} is no address of {kind}")
-        start = address - allocation.address
-        return allocation.bytes[start : start + count * kind.itemsize].view(kind)
+        memory = self._memory.view(address, count, dtype)
+        self._queue.look(address, memory.view(np.uint8))
+        return memory
 
     def enqueue(
         self,
         stream: int,
-        function: Callable[[], None],
+        function: Callable[[], object],
         *,
         reads: Iterable[Range] = (),
         writes: Iterable[Range] = (),
         name: str = "host",
     ) -> None:
-        """Queue work of a test's own (an engine, say) on a stream; ``reads`` and ``writes`` must stay live until it ran."""
+        """Queue work of a test's own (an engine, say) on a stream; ``reads`` and ``writes`` is what it touches."""
         with self._lock:
-            uses = tuple(self._use(address, size) for address, size in (*reads, *writes))
-            self._issue(self._stream(stream), name, function, uses)
+            uses = [self._memory.use(address, size, writes=False) for address, size in reads]
+            uses += [self._memory.use(address, size, writes=True) for address, size in writes]
+            self._issue(self._stream(stream), name, function, tuple(uses))
 
     def fail(self, name: str = "*", *, after: int = 0, error: str = "CUDA_ERROR_UNKNOWN") -> None:
         """Let one call of a function (``*``: of any) fail, the one after ``after`` more that succeed."""
@@ -385,7 +303,17 @@ class MockDriver:
     @property
     def used_bytes(self) -> int:
         """Device memory allocated by now."""
-        return sum(a.size_bytes for a in self._allocations.values() if a.kind == "device memory")
+        return self._memory.device_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most device memory that was allocated at once."""
+        return self._memory.peak_bytes
+
+    @property
+    def addresses(self) -> list[int]:
+        """Of all memory that is allocated, as the driver returned them."""
+        return self._memory.addresses
 
     @property
     def alive(self) -> dict[str, int]:
@@ -398,22 +326,20 @@ class MockDriver:
             "captured graphs": len(self._graphs),
             "graphs": len(self._executables),
         }
-        for allocation in self._allocations.values():
-            counts[allocation.kind] = counts.get(allocation.kind, 0) + 1
+        counts |= self._memory.counts
         return {kind: count for kind, count in counts.items() if count}
 
     def assert_clean(self) -> None:
         """Nothing is alive, nothing was written beside the allocations."""
-        for allocation in self._allocations.values():
-            self._check_guards(allocation)
+        self._memory.check_guards()
         if self.alive:
             raise MockError(f"not freed: {self.alive}")
 
     def pool_took(self, block: Block) -> None:
         """The pool hands out a block: whatever used it must have run, and its contents are gone."""
         with self._lock:
-            allocation = self._allocations[block.base]
-            self._check_unused(allocation, "was handed out again")
+            allocation = self._memory.at(block.base, 1)
+            self._queue.check_unused(allocation, "was handed out again")
             allocation.generation += 1
             allocation.idle = False
             allocation.bytes[:] = FRESH
@@ -421,171 +347,53 @@ class MockDriver:
     def pool_got(self, block: Block) -> None:
         """A buffer was freed into the pool: no new work may use it."""
         with self._lock:
-            self._allocations[block.base].idle = True
+            self._memory.at(block.base, 1).idle = True
 
-    # Memory.
-
-    def _at(self, address: int, size_bytes: int) -> _Allocation:
-        place = bisect.bisect_right(self._addresses, address) - 1
-        if place >= 0:
-            allocation = self._allocations[self._addresses[place]]
-            if address + size_bytes <= allocation.address + allocation.size_bytes:
-                return allocation
-            if address < allocation.address + allocation.size_bytes:
-                raise MockError(
-                    f"{size_bytes} bytes at {address:#x} go beyond {allocation.kind} of {allocation.size_bytes} bytes"
-                    f" at {allocation.address:#x}"
-                )
-        raise MockError(f"{address:#x} is in no memory that is allocated")
-
-    def _use(self, address: int, size_bytes: int) -> _Use:
-        allocation = self._at(address, size_bytes)
-        if allocation.idle:
-            raise MockError(f"work was queued on {allocation.kind} at {address:#x} after its buffer was freed")
-        return _Use(allocation, allocation.generation)
-
-    def _host_use(self, address: int, size_bytes: int) -> _Use:
-        use = self._use(address, size_bytes)
-        if use.allocation.kind != "pinned memory":
-            raise MockError(f"{address:#x} is {use.allocation.kind}, not page-locked host memory")
-        return use
-
-    def _device_use(self, address: int, size_bytes: int) -> _Use:
-        use = self._use(address, size_bytes)
-        if use.allocation.kind != "device memory":
-            raise MockError(f"{address:#x} is {use.allocation.kind}, not device memory")
-        return use
-
-    def _new_memory(self, kind: str, size_bytes: int) -> int:
-        if size_bytes < 1:
-            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-        raw = np.full(size_bytes + 2 * GUARD_BYTES + 1024, GUARD, np.uint8)
-        address = -(-(raw.ctypes.data + GUARD_BYTES) // 512) * 512
-        if self._alignment < 512 and self._random.random() < 0.5:
-            address += self._alignment
-        allocation = _Allocation(kind, address, size_bytes, raw)
-        allocation.bytes[:] = FRESH
-        self._allocations[address] = allocation
-        bisect.insort(self._addresses, address)
-        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        return address
-
-    def _free_memory(self, kind: str, address: int) -> None:
-        allocation = self._allocations.get(address)
-        if allocation is None or allocation.kind != kind:
-            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-        self._check_unused(allocation, "was freed")
-        self._check_guards(allocation)
-        allocation.bytes[:] = FRESH
-        allocation.generation += 1
-        del self._allocations[address]
-        self._addresses.remove(address)
-
-    def _check_unused(self, allocation: _Allocation, what: str) -> None:
-        for operation in self._pending:
-            if any(use.allocation is allocation for use in operation.uses):
-                raise MockError(
-                    f"{allocation.kind} of {allocation.size_bytes} bytes {what} while {operation.name!r}, queued on stream"
-                    f" {operation.stream:#x}, still uses it"
-                )
-
-    def _check_guards(self, allocation: _Allocation) -> None:
-        if not allocation.guards_whole():
-            raise MockError(f"something wrote beside {allocation.kind} of {allocation.size_bytes} bytes")
-
-    # Queues.
+    # What the functions below share.
 
     def _issue(
         self,
-        stream: _StreamState,
+        stream: StreamState,
         name: str,
-        run: Callable[[], None],
-        uses: tuple[_Use, ...] = (),
-        after: Iterable[_Operation] = (),
-    ) -> _Operation | None:
-        """Queue an operation; None where it was captured instead."""
-        if stream.capture is not None:
-            self._check_valid(stream.capture)
-            node = _Node(name, run, uses, stream.captured_tail)
-            stream.capture.nodes.append(node)
-            stream.captured_tail = frozenset({node})
-            return None
-        operation = self._queue(stream, name, run, uses, after)
-        if stream.eager:
-            self._run([operation])
-        return operation
+        run: Callable[[], object],
+        uses: tuple[Use, ...] = (),
+        after: Iterable[Operation] = (),
+    ) -> None:
+        """Queue an operation, or capture it."""
+        if stream.capture is None:
+            self._queue.put(stream, name, run, uses, after)
+            return
+        self._check_valid(stream.capture)
+        node = Node(name, run, uses, stream.captured_tail)
+        stream.capture.nodes.append(node)
+        stream.captured_tail = frozenset({node})
 
-    def _queue(
-        self,
-        stream: _StreamState,
-        name: str,
-        run: Callable[[], None],
-        uses: tuple[_Use, ...],
-        after: Iterable[_Operation],
-    ) -> _Operation:
-        before = [*after, *([stream.tail] if stream.tail is not None else [])]
-        operation = _Operation(name, run, uses, [o for o in before if not o.done], stream.handle)
-        self._pending[operation] = None
-        stream.tail = operation
-        return operation
+    def _wait(self, target: Operation | None) -> None:
+        """The host waits."""
+        self._queue.wait(target)
+        self._queue.turn(self._streams.values())
 
-    def _wait(self, target: _Operation | None) -> None:
-        """The host waits for an operation."""
-        if target is not None and not target.done:
-            self._run([target])
-        for stream in self._streams.values():
-            stream.eager = self._random.random() < self._eagerness
+    def _free(self, kind: str, address: int) -> None:
+        self._unsafe()
+        allocation = self._memory.get(address)
+        if allocation is None or allocation.kind != kind:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
+        self._queue.check_unused(allocation, "was freed")
+        self._memory.drop(allocation)
 
-    def _run(self, targets: list[_Operation]) -> None:
-        """Run operations and what they wait for, in a random order that respects the waits."""
-        needed: dict[_Operation, int] = {}
-        followers: dict[_Operation, list[_Operation]] = {}
-        stack = [t for t in targets if not t.done]
-        while stack:
-            operation = stack.pop()
-            if operation in needed:
-                continue
-            before = [o for o in operation.after if not o.done]
-            needed[operation] = len(before)
-            for o in before:
-                followers.setdefault(o, []).append(operation)
-                stack.append(o)
-        ready = [o for o, count in needed.items() if count == 0]
-        while ready:
-            operation = ready.pop(self._random.randrange(len(ready)))
-            self._run_one(operation)
-            for o in followers.get(operation, ()):
-                needed[o] -= 1
-                if needed[o] == 0:
-                    ready.append(o)
-
-    def _run_one(self, operation: _Operation) -> None:
-        # Out of the queue first: an operation that raises doesn't block the end of the test.
-        del self._pending[operation]
-        operation.done = True
-        operation.after = []
-        for use in operation.uses:
-            if use.allocation.generation != use.generation:
-                raise MockError(f"{operation.name!r} ran on memory that was freed after it was queued")
-        self._clock_ms += 1
-        self.ran.append(operation.name)
-        operation.run()
-
-    def _stream(self, handle: Any) -> _StreamState:
+    def _stream(self, handle: Any) -> StreamState:
         stream = self._streams.get(int(handle))
         if stream is None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_HANDLE)
         return stream
 
-    def _event(self, handle: Any) -> _EventState:
+    def _event(self, handle: Any) -> _Event:
         event = self._events.get(int(handle))
         if event is None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_HANDLE)
         return event
 
-    # Capture.
-
-    def _check_valid(self, capture: _Capture) -> None:
+    def _check_valid(self, capture: Capture) -> None:
         if not capture.valid:
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
 
@@ -599,7 +407,7 @@ class MockDriver:
                 capture.valid = False
                 raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
 
-    def _not_captured(self, event: _EventState) -> None:
+    def _not_captured(self, event: _Event) -> None:
         if event.captured is not None:
             event.captured[0].valid = False
             raise _Status(CUresult.CUDA_ERROR_CAPTURED_EVENT)
@@ -733,78 +541,80 @@ class MockDriver:
         self._unsafe()
         if self.used_bytes + size_bytes > self.total_bytes:
             raise _Status(CUresult.CUDA_ERROR_OUT_OF_MEMORY)
-        return Handle(self._new_memory("device memory", size_bytes))
+        if size_bytes < 1:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
+        return Handle(self._memory.new(DEVICE, size_bytes))
 
     @_call(late=True)
     def cuMemFree(self, address: Any) -> None:
-        self._unsafe()
-        self._free_memory("device memory", int(address))
+        self._free(DEVICE, int(address))
 
     @_call(1)
     def cuMemHostAlloc(self, size_bytes: int, flags: int) -> int:
         self._unsafe()
-        return self._new_memory("pinned memory", size_bytes)
+        if size_bytes < 1:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
+        return self._memory.new(PINNED, size_bytes)
 
     @_call(late=True)
     def cuMemFreeHost(self, address: Any) -> None:
-        self._unsafe()
-        self._free_memory("pinned memory", int(address))
+        self._free(PINNED, int(address))
 
     @_call()
     def cuMemcpyHtoDAsync(self, dst: Any, src: Any, size: int, stream: Any) -> None:
-        uses = (self._device_use(int(dst), size), self._host_use(int(src), size))
-        self._issue(self._stream(stream), "upload", self._copier(int(dst), size, int(src), size, size, 1), uses)
+        self._copy("upload", stream, (DEVICE, int(dst), size), (PINNED, int(src), size), size, 1)
 
     @_call()
     def cuMemcpyDtoHAsync(self, dst: Any, src: Any, size: int, stream: Any) -> None:
-        uses = (self._host_use(int(dst), size), self._device_use(int(src), size))
-        self._issue(self._stream(stream), "download", self._copier(int(dst), size, int(src), size, size, 1), uses)
+        self._copy("download", stream, (PINNED, int(dst), size), (DEVICE, int(src), size), size, 1)
 
     @_call()
     def cuMemcpyDtoDAsync(self, dst: Any, src: Any, size: int, stream: Any) -> None:
-        uses = (self._device_use(int(dst), size), self._device_use(int(src), size))
-        self._issue(self._stream(stream), "copy", self._copier(int(dst), size, int(src), size, size, 1), uses)
+        self._copy("copy", stream, (DEVICE, int(dst), size), (DEVICE, int(src), size), size, 1)
 
     @_call()
     def cuMemcpy2DAsync(self, copy: CUDA_MEMCPY2D, stream: Any) -> None:
-        if copy.WidthInBytes > min(copy.srcPitch, copy.dstPitch):
-            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-        uses: list[_Use] = []
-        addresses: list[int] = []
+        sides = []
         for kind, host, device, pitch in (
             (copy.dstMemoryType, copy.dstHost, copy.dstDevice, copy.dstPitch),
             (copy.srcMemoryType, copy.srcHost, copy.srcDevice, copy.srcPitch),
         ):
-            size = pitch * (copy.Height - 1) + copy.WidthInBytes
-            if kind is None:
+            if kind is None or copy.WidthInBytes > pitch:
                 raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
             on_host = kind == CUmemorytype.CU_MEMORYTYPE_HOST
-            addresses.append(int(host) if on_host else int(device))
-            uses.append(self._host_use(addresses[-1], size) if on_host else self._device_use(addresses[-1], size))
-        run = self._copier(addresses[0], copy.dstPitch, addresses[1], copy.srcPitch, copy.WidthInBytes, copy.Height)
-        self._issue(self._stream(stream), "copy_2d", run, tuple(uses))
+            sides.append((PINNED, int(host), pitch) if on_host else (DEVICE, int(device), pitch))
+        self._copy("copy_2d", stream, sides[0], sides[1], copy.WidthInBytes, copy.Height)
 
-    def _copier(
-        self, dst: int, dst_pitch: int, src: int, src_pitch: int, width: int, rows: int
-    ) -> Callable[[], None]:
+    def _copy(
+        self, name: str, stream: Any, to: tuple[str, int, int], source: tuple[str, int, int], width: int, rows: int
+    ) -> None:
+        """Queue a copy of rows; each side is (kind of memory, address, pitch). Between the rows counts as touched."""
+        (kind_to, dst, dst_pitch), (kind_from, src, src_pitch) = to, source
+        uses = (
+            self._memory.use(dst, dst_pitch * (rows - 1) + width, kind_to, writes=True),
+            self._memory.use(src, src_pitch * (rows - 1) + width, kind_from, writes=False),
+        )
+
         def run() -> None:
             # Bytes are read when the copy runs, not when it was queued.
             for row in range(rows):
                 self.view(dst + row * dst_pitch, width)[:] = self.view(src + row * src_pitch, width).copy()
 
-        return run
+        self._issue(self._stream(stream), name, run, uses)
 
     @_call()
     def cuMemsetD8Async(self, address: Any, value: int, size: int, stream: Any) -> None:
         def run() -> None:
             self.view(int(address), size)[:] = value
 
-        self._issue(self._stream(stream), "memset", run, (self._device_use(int(address), size),))
+        self._issue(
+            self._stream(stream), "memset", run, (self._memory.use(int(address), size, DEVICE, writes=True),)
+        )
 
     @_call(1)
     def cuStreamCreate(self, flags: int) -> Handle:
         handle = self._handle()
-        self._streams[handle] = _StreamState(handle, eager=self._random.random() < self._eagerness)
+        self._streams[handle] = self._queue.stream(handle)
         return Handle(handle)
 
     @_call(late=True)
@@ -842,7 +652,7 @@ class MockDriver:
             self._check_valid(state.capture)
             state.capture.valid = False
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_ISOLATION)
-        elif mark.operation is not None and not mark.operation.done:
+        elif mark.operation is not None:
             self._issue(state, "wait", lambda: None, after=[mark.operation])
 
     @_call()
@@ -850,7 +660,7 @@ class MockDriver:
         state = self._stream(stream)
         if state.capture is not None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-        state.capture = _Capture(state, mode, threading.get_ident(), {state})
+        state.capture = Capture(state, mode, threading.get_ident(), {state})
         state.captured_tail = frozenset()
         self._captures.append(state.capture)
 
@@ -863,19 +673,13 @@ class MockDriver:
         relaxed = capture.mode == CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         if not relaxed and capture.thread != threading.get_ident():
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD)
-        joined: set[_Node] = set()
-        stack = list(state.captured_tail)
-        while stack:
-            node = stack.pop()
-            if node not in joined:
-                joined.add(node)
-                stack += node.after
+        joined = capture.joined
         for member in capture.streams:
             member.capture, member.captured_tail = None, frozenset()
         capture.ended = True
         self._captures.remove(capture)
         self._check_valid(capture)
-        if joined != set(capture.nodes):
+        if not joined:
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNJOINED)
         handle = self._handle()
         self._graphs[handle] = capture.nodes
@@ -893,7 +697,7 @@ class MockDriver:
     @_call(1)
     def cuEventCreate(self, flags: int) -> Handle:
         handle = self._handle()
-        self._events[handle] = _EventState(timing=not flags & CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        self._events[handle] = _Event(timing=not flags & CUevent_flags.CU_EVENT_DISABLE_TIMING)
         return Handle(handle)
 
     @_call(late=True)
@@ -910,24 +714,19 @@ class MockDriver:
             return
 
         def run() -> None:
-            if mark.operation is operation:
-                mark.time_ms = self._clock_ms
+            mark.time_ms = self._queue.clock_ms
 
         mark.captured, mark.queries = None, 0
-        operation = mark.operation = self._queue(state, "event", run, (), ())
-        if state.eager:
-            self._run([operation])
+        mark.operation = self._queue.put(state, "event", run)
 
     @_call()
     def cuEventQuery(self, event: Any) -> None:
         self._unsafe()
         mark = self._event(event)
         self._not_captured(mark)
-        if mark.operation is None or mark.operation.done:
-            return
         # Who asks again and again is answered at last, as on a GPU, even when everything is lazy.
         mark.queries += 1
-        if mark.queries < 4 and self._random.random() >= self._eagerness:
+        if mark.operation is not None and not mark.operation.done and mark.queries < 4 and not self._queue.chance():
             raise _Status(CUresult.CUDA_ERROR_NOT_READY)
         self._wait(mark.operation)
 
@@ -993,12 +792,12 @@ class MockDriver:
         if kernel.name not in self.kernels:
             raise _Status(CUresult.CUDA_ERROR_NOT_FOUND)
         args: list[Any] = []
-        uses: list[_Use] = []
+        uses: list[Use] = []
         for value, ctype in zip(*params, strict=True):
             if ctype is ctypes.c_void_p:
                 args.append(int(value))
                 if value:
-                    uses.append(self._use(int(value), 1))
+                    uses.append(self._memory.use(int(value), 1, writes=None))
             else:
                 args.append(ctype(value).value)
         # Looked up when it runs would let a test replace the kernel of a captured graph by mistake.
@@ -1010,7 +809,7 @@ class MockDriver:
         if int(graph) not in self._graphs:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
         handle = self._handle()
-        self._executables[handle] = _Executable(list(self._graphs[int(graph)]))
+        self._executables[handle] = Executable(list(self._graphs[int(graph)]))
         return Handle(handle)
 
     @_call(late=True)
@@ -1030,21 +829,7 @@ class MockDriver:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
         if state.capture is not None:
             raise NotImplementedError("a graph launched inside a capture")
-        for node in executable.nodes:
-            for use in node.uses:
-                if use.generation != use.allocation.generation or use.allocation.idle:
-                    raise MockError(f"a graph was launched after memory that its {node.name!r} uses was freed")
-        # Behind what is on the stream, and behind the graph's last launch.
-        first = self._queue(state, "graph", lambda: None, (), [executable.last] if executable.last else [])
-        made: dict[_Node, _Operation] = {}
-        for node in executable.nodes:
-            before = [made[n] for n in node.after] or [first]
-            operation = _Operation(node.name, node.run, node.uses, [o for o in before if not o.done], state.handle)
-            self._pending[operation] = None
-            made[node] = operation
-        executable.last = self._queue(state, "graph end", lambda: None, (), made.values())
-        if state.eager:
-            self._run([executable.last])
+        self._queue.launch(executable, state)
 
 
 # The types are found in the module, as in the real one.
@@ -1071,6 +856,7 @@ def mock_device(
     alignment: int = 512,
     capability: tuple[int, int] = (8, 9),
     shared_bytes: int = 99 << 10,
+    races: bool = True,
 ) -> Iterator[tuple[Device, MockDriver]]:
     """A ``Device`` on a mock driver, current in this thread; arguments as for ``MockDriver``.
 
@@ -1084,6 +870,7 @@ def mock_device(
         alignment=alignment,
         capability=capability,
         shared_bytes=shared_bytes,
+        races=races,
     )
     with driver.use(mock), _watched_pool(mock):
         device = Device()

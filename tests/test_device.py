@@ -192,6 +192,8 @@ def test_a_copy_is_checked_against_both_sides() -> None:
         for size, what in ((51, "51 bytes can't be copied"), (0, "0 bytes"), (None, "from 100 to 50 bytes needs a size")):
             with pytest.raises(FlashsrError, match=what):
                 stream.upload(buffer, host, size)
+            with pytest.raises(FlashsrError, match=r"can't be copied|needs a size"):
+                stream.download(host, buffer, size)
 
 
 def test_kernels_get_their_arguments_as_typed() -> None:
@@ -279,7 +281,7 @@ def test_addresses_are_aligned_even_where_the_drivers_are_not() -> None:
     with mock_device(alignment=256) as (device, mock):
         buffers = [device.alloc(size) for size in range(1, 2000, 100)]
         assert all(buffer.address % 512 == 0 for buffer in buffers)
-        assert any(address % 512 for address in mock._allocations), "the test needs such addresses"
+        assert any(address % 512 for address in mock.addresses), "the test needs such addresses"
         assert device.memory.in_use_bytes == sum(-(-size // 512) * 512 for size in range(1, 2000, 100))
         for buffer in buffers:
             assert mock.view(buffer.address, buffer.size_bytes).size == buffer.size_bytes
@@ -301,8 +303,8 @@ def test_freed_memory_is_used_again_only_after_what_was_queued_on_it() -> None:
         a, b, c = device.stream(), device.stream(), device.stream()
         buffer = device.alloc(512)
         address = buffer.address
-        a.zero(buffer)
-        b.zero(buffer)
+        a.download(device.pinned(512), buffer)
+        b.download(device.pinned(512), buffer)
         c.zero(device.alloc(4096))
         buffer.free(a, b)
         other = device.alloc(512)
@@ -328,14 +330,14 @@ def test_the_pool_never_hands_out_memory_in_use(seed: int) -> None:
                 buffer, used = held[rng.integers(len(held))]
                 place = int(rng.integers(4))
                 used.add(place)
-                streams[place].zero(buffer)
+                mock.enqueue(streams[place].handle, lambda: None, reads=[(buffer.address, buffer.size_bytes)], name="use")
             elif kind < 9:
                 buffer, used = held.pop(rng.integers(len(held)))
                 buffer.free(*(streams[place] for place in used))
             else:
                 streams[rng.integers(4)].synchronize()
-        blocks = len(mock._allocations)
-        assert blocks < sum(called == "cuMemsetD8Async" for called, _ in mock.calls) + len(held)
+        blocks = len(mock.addresses)
+        assert len(held) <= blocks < 60
         assert device.memory.in_use_bytes == sum(-(-b.size_bytes // 512) * 512 for b, _ in held)
 
 
@@ -352,17 +354,61 @@ def test_idle_memory_is_bounded_and_the_oldest_goes_first() -> None:
         assert pool.close() == []
 
 
+def test_freeing_and_allocating_keep_to_the_bound_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "IDLE_BYTES", 1024)
+    with mock_device(eagerness=0) as (device, mock):
+        stream = device.stream()
+        for buffer in [device.alloc(1024) for _ in range(3)]:
+            buffer.free()
+        assert mock.used_bytes == 1024
+        busy = [device.alloc(2048), device.alloc(4096)]
+        for buffer in busy:
+            stream.zero(buffer)
+            buffer.free(stream)
+        assert mock.ran == []
+        assert device.memory.idle_bytes == 2048 + 4096, "what is being used stays"
+        stream.synchronize()
+        device.alloc(512)
+        assert device.memory.idle_bytes == 0
+
+
 def test_beyond_the_bound_an_allocation_waits_rather_than_takes() -> None:
     with mock_device(eagerness=0) as (device, mock):
         pool, stream = Pool(DeviceMemory("the GPU"), device.event, idle_bytes=2048), device.stream()
-        for _ in range(20):
+        addresses = []
+        for _ in range(3):
             block = pool.take(1024)
+            addresses.append(block.address)
             mock.enqueue(stream.handle, lambda: None, writes=[(block.address, 1024)])
             pool.give(block, (stream,))
-        assert pool.use.peak_bytes <= 3 * 1024
-        assert len(mock._events) <= 4, "events are used again"
+        assert addresses[0] != addresses[1], "below the bound it doesn't wait"
+        assert addresses[2] == addresses[0], "the one that was freed first"
+        assert mock.ran == ["host", "event"]
         stream.synchronize()
         assert pool.close() == []
+
+
+def test_events_of_the_pool_are_used_again() -> None:
+    with mock_device(eagerness=0) as (device, mock):
+        stream = device.stream()
+        for size in (512, 1024) * 10:
+            buffer = device.alloc(size)
+            buffer.free(stream)
+            stream.synchronize()
+            device.trim()
+        assert mock.alive["events"] == 1
+        for size in (512, 512, 512):
+            buffer = device.alloc(size)
+            buffer.free(stream)
+            stream.synchronize()
+        assert mock.alive["events"] == 1
+        kept = device.alloc(512)
+        for _ in range(3):
+            mock.fail("cuEventRecord")
+            with pytest.raises(FlashsrError, match="queue an event"):
+                kept.free(stream)
+        assert mock.alive["events"] == 1
+        kept.free(stream)
 
 
 def test_trim_gives_back_what_is_idle_and_waits_for_it() -> None:
@@ -553,6 +599,18 @@ def test_a_ring_is_strict_about_who_holds_what() -> None:
         ring.close()
 
 
+@pytest.mark.parametrize("released", [True, False])
+def test_a_ring_that_is_closed_waits_for_its_last_uses(released: bool) -> None:
+    with mock_device(eagerness=0) as (device, _):
+        stream, buffer, ring = device.stream(), device.alloc(8), StagingRing(device, 8, 1)
+        slot = ring.take(stream)
+        stream.upload(buffer, slot.buffer)
+        if released:
+            slot.release()
+        ring.close()
+        device.pinned(8)  # the same memory: the mock raises where it is still read
+
+
 def test_a_ring_that_cannot_be_made_leaves_nothing() -> None:
     with mock_device() as (device, mock):
         for function in ("cuMemHostAlloc", "cuEventCreate"):
@@ -716,6 +774,31 @@ def test_close_waits_for_what_is_still_queued() -> None:
         device.close()
         assert mock.ran == ["memset"]
         mock.assert_clean()
+
+
+def test_closing_a_stream_waits_for_what_is_queued() -> None:
+    with mock_device(eagerness=0) as (device, mock):
+        stream, buffer = device.stream(), device.alloc(4)
+        stream.zero(buffer)
+        stream.close()
+        stream.close()
+        assert mock.ran == ["memset"]
+        buffer.free()
+        device.trim()
+
+
+def test_what_was_closed_is_forgotten() -> None:
+    with mock_device() as (device, mock):
+        stream, buffer = device.stream(), device.alloc(4)
+        alive = mock.alive
+        for _ in range(3):
+            module, event, other = device.load(image("k")), device.event(), device.stream()
+            with stream.capture() as capture:
+                stream.zero(buffer)
+            for thing in (module, event, other, capture.graph):
+                thing.close()
+        assert mock.alive == alive
+        assert sum(len(things) for things in device._things.values()) == 1
 
 
 def test_close_works_from_a_thread_that_never_saw_the_device() -> None:

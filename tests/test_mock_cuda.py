@@ -28,13 +28,15 @@ def filled(buffer: HostBuffer, value: int) -> HostBuffer:
     return buffer
 
 
-def outcome(program: Callable[[Device, MockDriver], bytes], seed: int, eagerness: float = 0.5) -> bytes | str:
-    """What a program put out, or that the mock caught it."""
+def outcome(
+    program: Callable[[Device, MockDriver], bytes], seed: int, eagerness: float = 0.5, *, races: bool = False
+) -> bytes | str:
+    """What a program put out, or how the mock caught it."""
     try:
-        with mock_device(seed=seed, eagerness=eagerness) as (device, mock):
+        with mock_device(seed=seed, eagerness=eagerness, races=races) as (device, mock):
             return program(device, mock)
-    except MockError:
-        return "caught"
+    except MockError as error:
+        return str(error)
 
 
 def test_work_runs_no_earlier_than_somebody_waits_for_it() -> None:
@@ -97,22 +99,97 @@ def two_streams(device: Device, mock: MockDriver, *, wait_for_upload: bool, wait
     return out.array.tobytes()
 
 
-def test_declared_dependencies_are_respected_for_every_seed() -> None:
+@pytest.mark.parametrize("races", [False, True])
+def test_declared_dependencies_are_respected_for_every_seed(races: bool) -> None:
     results = {
-        outcome(lambda d, m: two_streams(d, m, wait_for_upload=True, wait_for_use=True), seed, eagerness)
+        outcome(lambda d, m: two_streams(d, m, wait_for_upload=True, wait_for_use=True), seed, eagerness, races=races)
         for seed in SEEDS
         for eagerness in (0, 0.5, 1)
     }
-    assert len(results) == 1
-    assert results != {"caught"}
+    expected = 0
+    for n in range(1, 6):
+        expected = expected * 3 + n
+    assert results == {np.full(32, expected, np.uint8).tobytes()}, "no byte of the sum overflows"
 
 
 @pytest.mark.parametrize("missing", ["wait_for_upload", "wait_for_use"])
-def test_a_missing_event_shows_as_wrong_bytes(missing: str) -> None:
+def test_a_missing_event_shows_as_wrong_bytes_for_some_seeds(missing: str) -> None:
     right = outcome(lambda d, m: two_streams(d, m, wait_for_upload=True, wait_for_use=True), 0)
     flags = {"wait_for_upload": True, "wait_for_use": True} | {missing: False}
     wrong = [outcome(lambda d, m: two_streams(d, m, **flags), seed) != right for seed in SEEDS]
     assert sum(wrong) >= len(SEEDS) // 3, wrong
+
+
+@pytest.mark.parametrize("missing", ["wait_for_upload", "wait_for_use"])
+@pytest.mark.parametrize("eagerness", [0, 0.5, 1])
+def test_a_missing_event_is_named_whatever_the_seed(missing: str, eagerness: float) -> None:
+    flags = {"wait_for_upload": True, "wait_for_use": True} | {missing: False}
+    for seed in SEEDS:
+        caught = str(outcome(lambda d, m: two_streams(d, m, **flags), seed, eagerness, races=True))
+        assert re.fullmatch(r"'(add|upload)' on .* what '(add|upload)' on .*, and nothing orders them", caught), caught
+
+
+def fork_and_join(device: Device, mock: MockDriver, *, fork: bool, join: bool, launches: int) -> None:
+    """A captured graph of three streams: one writes, two read beside each other, one writes again."""
+    main, sides = device.stream(), (device.stream(), device.stream())
+    begun, ended = device.event(), [device.event(), device.event()]
+    buffer = device.alloc(64)
+    memory = [(buffer.address, 64)]
+    with main.capture() as capture:
+        if not fork:
+            main.record(begun)
+        mock.enqueue(main.handle, lambda: None, writes=memory, name="first")
+        if fork:
+            main.record(begun)
+        for side, end in zip(sides, ended, strict=True):
+            side.wait(begun)
+            mock.enqueue(side.handle, lambda: None, reads=memory, name="reader")
+            side.record(end)
+        for end in ended if join else ended[:1]:
+            main.wait(end)
+        mock.enqueue(main.handle, lambda: None, writes=memory, name="last")
+        for end in ended:
+            main.wait(end)
+    for n in range(launches):
+        capture.graph.launch((main, *sides)[n % 3])
+    main.synchronize()
+    for side in sides:
+        side.synchronize()
+
+
+def test_order_inside_and_between_launches_of_a_graph_is_known() -> None:
+    for seed in SEEDS:
+        with mock_device(seed=seed) as (device, mock):
+            fork_and_join(device, mock, fork=True, join=True, launches=4)
+        for flags, what in (
+            ({"fork": False, "join": True}, "'(first|reader)' on .* what '(first|reader)'"),
+            ({"fork": True, "join": False}, "'(last|reader)' on .* what '(last|reader)'"),
+        ):
+            with pytest.raises(MockError, match=what), mock_device(seed=seed) as (device, mock):
+                fork_and_join(device, mock, **flags, launches=1)
+
+
+def test_a_wait_for_something_that_has_run_already_counts() -> None:
+    with mock_device(eagerness=1) as (device, mock):
+        a, b, event, buffer = device.stream(), device.stream(), device.event(), device.alloc(64)
+        a.zero(buffer)
+        a.record(event)
+        assert mock.ran == ["memset", "event"]
+        b.wait(event)
+        b.zero(buffer)
+        with pytest.raises(MockError, match="nothing orders them"):
+            a.zero(buffer)
+
+
+def test_what_the_host_waited_for_is_ordered_before_all_that_follows() -> None:
+    with mock_device(eagerness=0) as (device, _):
+        a, b, event, buffer = device.stream(), device.stream(), device.event(), device.alloc(64)
+        a.zero(buffer)
+        a.record(event)
+        while not event.done:
+            pass
+        b.zero(buffer)
+        b.synchronize()
 
 
 def test_reading_before_the_download_ran_shows() -> None:
@@ -179,6 +256,23 @@ def handed_out_in_use(device: Device, mock: MockDriver, stream: Stream, buffer: 
     device.alloc(buffer.size_bytes)
 
 
+def handed_out_unknowing(device: Device, mock: MockDriver, stream: Stream, buffer: Buffer) -> None:
+    """It has run by chance, which nobody could know."""
+    eager, other = device.stream(), device.alloc(512)
+    mock._streams[eager.handle].eager = True
+    eager.zero(other)
+    other.free()
+    device.alloc(512)
+
+
+def looks_elsewhere(device: Device, mock: MockDriver, stream: Stream, buffer: Buffer) -> None:
+    """A kernel that reads memory to which it was given no pointer."""
+    other = device.alloc(512)
+    mock.kernels["k"] = lambda grid, args, view: view(other.address, 4)
+    stream.launch(device.load(image("k")).kernel("k"), (1, 1, 1), 32, 0, [("p", buffer.address)])
+    stream.synchronize()
+
+
 def write_beside(device: Device, mock: MockDriver, stream: Stream, buffer: Buffer) -> None:
     memory = np.ctypeslib.as_array((ctypes.c_uint8 * 513).from_address(buffer.address))
     memory[512] = 1
@@ -217,6 +311,8 @@ def graph_on_freed(device: Device, mock: MockDriver, stream: Stream, buffer: Buf
         (free_in_use, "was freed while 'memset'"),
         (launch_on_freed, "after its buffer was freed"),
         (handed_out_in_use, "was handed out again while 'memset'"),
+        (handed_out_unknowing, "was handed out again, but nobody waited for 'memset'"),
+        (looks_elsewhere, "to which it has no pointer"),
         (write_beside, "wrote beside"),
         (pageable_upload, "in no memory"),
         (copy_beyond, "go beyond"),
