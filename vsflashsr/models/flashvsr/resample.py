@@ -32,10 +32,9 @@ def resize(frames: Array, height: int, width: int) -> Array:
     """
     if frames.ndim > 3:
         return np.stack([resize(frame, height, width) for frame in frames])
-    levels = frames * np.float32(255)
-    whole = np.rint(levels)
-    if np.abs(levels - whole).max() < _ON_GRID and whole.min() >= 0 and whole.max() <= 255:
-        return resize_u8(whole.astype(np.uint8), height, width).astype(np.float32) / np.float32(255)
+    if on_grid(frames):
+        whole = np.rint(frames * np.float32(255)).astype(np.uint8)
+        return resize_u8(whole, height, width).astype(np.float32) / np.float32(255)
     out: Array = frames
     for axis, size in ((-1, width), (-2, height)):
         if out.shape[axis] != size:
@@ -43,6 +42,13 @@ def resize(frames: Array, height: int, width: int) -> Array:
             # After each axis, as 8-bit pixels would be.
             np.clip(out, 0.0, 1.0, out=out)
     return out
+
+
+def on_grid(frame: Array) -> bool:
+    """Is every value of (3, h, w) a whole 8-bit level, within 0..1?"""
+    levels = frame * np.float32(255)
+    whole = np.rint(levels)
+    return bool(np.abs(levels - whole).max() < _ON_GRID and whole.min() >= 0 and whole.max() <= 255)
 
 
 def resize_u8(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
