@@ -595,6 +595,9 @@ class MockDriver:
             self._memory.use(src, src_pitch * (rows - 1) + width, kind_from, writes=False),
         )
 
+        if rows == 1 and src < dst + width and dst < src + width:
+            raise MockError(f"a copy of {width} bytes from {src:#x} to {dst:#x} overlaps itself")
+
         def run() -> None:
             # Bytes are read when the copy runs, not when it was queued.
             for row in range(rows):

@@ -372,6 +372,39 @@ def test_freeing_and_allocating_keep_to_the_bound_without_waiting(monkeypatch: p
         assert device.memory.idle_bytes == 0
 
 
+def test_a_buffer_that_is_freed_while_memory_is_given_back_does_no_harm() -> None:
+    """As the garbage collector may do at any moment."""
+    released: list[int] = []
+
+    class Source:
+        name = "memory"
+
+        def allocate(self, size_bytes: int) -> int:
+            return 4096 * (1 + len(blocks))
+
+        def release(self, address: int) -> None:
+            released.append(address)
+            if len(released) == 1:
+                pool.give(blocks[2], ())
+                pool.shrink()
+
+        def room(self) -> str:
+            return "none"
+
+    with mock_device() as (device, mock), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mock, "pool_took", lambda block: None)
+        patch.setattr(mock, "pool_got", lambda block: None)
+        pool = Pool(Source(), device.event, idle_bytes=0)
+        blocks: list[Any] = []
+        for _ in range(3):
+            blocks.append(pool.take(512))
+        for block in blocks[:2]:
+            pool.give(block, ())
+        pool.shrink()
+        assert sorted(released) == [4096, 8192, 12288]
+        assert pool.use.idle_bytes == pool.use.in_use_bytes == 0
+
+
 def test_beyond_the_bound_an_allocation_waits_rather_than_takes() -> None:
     with mock_device(eagerness=0) as (device, mock):
         pool, stream = Pool(DeviceMemory("the GPU"), device.event, idle_bytes=2048), device.stream()
@@ -917,6 +950,25 @@ def test_a_thread_without_the_device_gets_a_sentence() -> None:
         stream = device.stream()
         with ThreadPoolExecutor(1) as threads, pytest.raises(FlashsrError, match="CUDA_ERROR_INVALID_CONTEXT"):
             threads.submit(stream.synchronize).result()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Device.stream,
+        Device.event,
+        lambda device: device.load(image("k")),
+        lambda device: device.alloc(4),
+        lambda device: device.pinned(4),
+        Device.free_bytes,
+        Device.trim,
+    ],
+)
+def test_the_devices_own_methods_work_in_every_thread(method: Callable[[Device], object]) -> None:
+    with mock_device() as (device, _):
+        device.alloc(5000).free()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(method, device).result()
 
 
 def failing_calls() -> Iterator[int]:

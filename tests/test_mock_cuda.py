@@ -290,6 +290,10 @@ def copy_beyond(device: Device, mock: MockDriver, stream: Stream, buffer: Buffer
     mock.cuMemsetD8Async(buffer.address, 0, 513, stream.handle)
 
 
+def copy_onto_itself(device: Device, mock: MockDriver, stream: Stream, buffer: Buffer) -> None:
+    stream.copy(buffer.view(0, 100), buffer.view(99, 100))
+
+
 def unknown_pointer(device: Device, mock: MockDriver, stream: Stream, buffer: Buffer) -> None:
     mock.kernels["k"] = lambda grid, args, view: None
     kernel = device.load(image("k")).kernel("k")
@@ -316,6 +320,7 @@ def graph_on_freed(device: Device, mock: MockDriver, stream: Stream, buffer: Buf
         (write_beside, "wrote beside"),
         (pageable_upload, "in no memory"),
         (copy_beyond, "go beyond"),
+        (copy_onto_itself, "overlaps itself"),
         (unknown_pointer, "in no memory"),
         (graph_on_freed, "a graph was launched after memory that its 'memset' uses was freed"),
     ],

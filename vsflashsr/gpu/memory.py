@@ -123,17 +123,14 @@ class Pool:
         self._idle: list[Block] = []
         """In the order in which they were freed."""
         self._spare: list[Event] = []
-        self._peak_bytes = 0
+        # Counted, not summed up: the garbage collector may free a buffer, in this thread, in the middle of anything here.
+        self._used_bytes = self._idle_bytes = self._peak_bytes = 0
         self._closed = False
 
     @property
     def use(self) -> MemoryUse:
         with self._lock:
-            return MemoryUse(
-                sum(block.size_bytes for block in self._used),
-                sum(block.size_bytes for block in self._idle),
-                self._peak_bytes,
-            )
+            return MemoryUse(self._used_bytes, self._idle_bytes, self._peak_bytes)
 
     def take(self, size_bytes: int) -> Block:
         """A block of at least ``size_bytes``; its contents are undefined.
@@ -149,6 +146,8 @@ class Pool:
                 raise FlashsrError(f"{self._source.name} was asked for after its device was closed; open it again")
             block = self._reusable(size) or self._allocate(size)
             self._used.add(block)
+            self._used_bytes += size
+            self._peak_bytes = max(self._peak_bytes, self._used_bytes + self._idle_bytes)
             return block
 
     def give(self, block: Block, after: tuple[Stream, ...]) -> None:
@@ -171,17 +170,18 @@ class Pool:
                 self._spare += events
                 raise
             self._used.remove(block)
+            self._used_bytes -= block.size_bytes
             block.after = events
             self._idle.append(block)
+            self._idle_bytes += block.size_bytes
 
     def shrink(self) -> None:
         """Keep the idle blocks within the limit where that takes no waiting; the longest idle go first."""
         with self._lock:
             for block in list(self._idle):
-                if self._idle_bytes() <= self._idle_limit:
+                if self._idle_bytes <= self._idle_limit:
                     return
-                if self._finished(block):
-                    self._idle.remove(block)
+                if self._finished(block) and self._leave(block):
                     self._source.release(block.base)
 
     def trim(self) -> int:
@@ -189,9 +189,11 @@ class Pool:
         freed = 0
         with self._lock:
             while self._idle:
-                self._wait(self._idle[0])
-                freed += self._idle[0].size_bytes
-                self._source.release(self._idle.pop(0).base)
+                block = self._idle[0]
+                self._wait(block)
+                if self._leave(block):
+                    self._source.release(block.base)
+                    freed += block.size_bytes
         return freed
 
     def close(self) -> list[FlashsrError]:
@@ -206,6 +208,7 @@ class Pool:
             self._used.clear()
             self._idle.clear()
             self._spare.clear()
+            self._used_bytes = self._idle_bytes = 0
             self._closed = True
         return errors
 
@@ -216,28 +219,23 @@ class Pool:
     def _reusable(self, size: int) -> Block | None:
         """An idle block of this size. One that isn't finished only where taking more would pass the limit."""
         same = [block for block in self._idle if block.size_bytes == size]
-        block = next((block for block in same if self._finished(block)), None)
-        if block is None and same and self._idle_bytes() + size > self._idle_limit:
-            block = same[0]
-            self._wait(block)
-        if block is not None:
-            self._idle.remove(block)
-        return block
+        for block in same:
+            if self._finished(block) and self._leave(block):
+                return block
+        if same and self._idle_bytes + size > self._idle_limit:
+            self._wait(same[0])
+            if self._leave(same[0]):
+                return same[0]
+        return None
 
     def _allocate(self, size: int) -> Block:
         self.shrink()
         try:
-            block = self._aligned(size)
+            return self._aligned(size)
         except driver.DriverError as error:
             if error.name != "CUDA_ERROR_OUT_OF_MEMORY":
                 raise
-            self.trim()
-            block = self._aligned_or_sentence(size)
-        held = sum(b.size_bytes for b in self._used) + self._idle_bytes() + block.size_bytes
-        self._peak_bytes = max(self._peak_bytes, held)
-        return block
-
-    def _aligned_or_sentence(self, size: int) -> Block:
+        self.trim()
         try:
             return self._aligned(size)
         except driver.DriverError as error:
@@ -257,8 +255,14 @@ class Pool:
         base = self._source.allocate(size + ALIGNMENT)
         return Block(base, -(-base // ALIGNMENT) * ALIGNMENT, size)
 
-    def _idle_bytes(self) -> int:
-        return sum(block.size_bytes for block in self._idle)
+    def _leave(self, block: Block) -> bool:
+        """It is idle no more. False where it wasn't: a buffer that the garbage collector freed came in between."""
+        try:
+            self._idle.remove(block)
+        except ValueError:
+            return False
+        self._idle_bytes -= block.size_bytes
+        return True
 
     def _finished(self, block: Block) -> bool:
         while block.after:
