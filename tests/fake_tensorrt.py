@@ -198,11 +198,13 @@ class Config(Noted):
         self.progress_monitor: Any = None
         self.num_compute_capabilities = 0
 
-    def create_timing_cache(self, data: bytes) -> TimingCache:
-        return TimingCache(data)
+    def create_timing_cache(self, data: bytes) -> TimingCache | None:
+        return None if b"damaged" in data else TimingCache(data)
 
     def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
+        if b"another GPU" in cache._data:
+            return False
         self._timings = cache
         return True
 
@@ -280,7 +282,7 @@ class RuntimeConfig(Noted):
     def __init__(self) -> None:
         self._strategy = ExecutionContextAllocationStrategy.STATIC
         self._cache: RuntimeCache | None = None
-        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
+        self.cuda_graph_strategy = CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
 
     def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
@@ -362,6 +364,7 @@ class Engine(Noted):
             return None
         if isinstance(given, RuntimeConfig):
             assert given.cuda_graph_strategy == CudaGraphStrategy.DISABLED
+            assert given.dynamic_shapes_kernel_specialization_strategy == DynamicShapesKernelSpecializationStrategy.EAGER
             if given._cache is not None:
                 given._cache._data = given._cache._data or b"kernels of this GPU"
         strategy = given._strategy if isinstance(given, RuntimeConfig) else given

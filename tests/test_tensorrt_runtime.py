@@ -172,11 +172,15 @@ def test_timings_are_kept_for_the_next_build_on_this_gpu(setup: Setup) -> None:
     runtime = setup.runtime()
     runtime.open(setup.request(runtime))
     assert setup.store.read_cache("timings", runtime.target) == b"+"
-    other = dataclasses.replace(setup.request(runtime), shapes={"input": ShapeRange.fixed((1, 3, 8, 8))})
+    other = dataclasses.replace(setup.request(runtime), shapes={"input": ShapeRange.fixed((1, 3, 8, 7))})
     runtime.open(other)
     assert setup.store.read_cache("timings", runtime.target) == b"++"
     another_gpu = dataclasses.replace(runtime.target, gpu="another GPU")
     assert setup.store.read_cache("timings", another_gpu) == b""
+    for number, unusable in enumerate((b"damaged", b"of another GPU"), 8):
+        setup.store.write_cache("timings", runtime.target, unusable)
+        runtime.open(dataclasses.replace(other, shapes={"input": ShapeRange.fixed((1, 3, 8, number))}))
+        assert setup.store.read_cache("timings", runtime.target) == b"+"
 
 
 def test_compiled_kernels_are_kept_for_the_next_start(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,17 +188,17 @@ def test_compiled_kernels_are_kept_for_the_next_start(setup: Setup, monkeypatch:
     runtime = setup.runtime("tensorrt_rtx")
     runtime.open(setup.request(runtime)).prepare({"input": (1, 3, 8, 8)})
     assert setup.store.read_cache("kernels", runtime.target) == b""
-    runtime.close()
+    runtime.keep_kernels()
     assert setup.store.read_cache("kernels", runtime.target) == b"kernels of this GPU"
     setup.store.write_cache("kernels", runtime.target, b"kernels of yesterday")
     again = setup.runtime("tensorrt_rtx")
     again.open(setup.request(again)).prepare({"input": (1, 3, 8, 8)})
-    again.close()
+    again.keep_kernels()
     assert setup.store.read_cache("kernels", runtime.target) == b"kernels of yesterday"
     setup.store.write_cache("kernels", runtime.target, b"rubbish")
     last = setup.runtime("tensorrt_rtx")
     last.open(setup.request(last)).prepare({"input": (1, 3, 8, 8)})
-    last.close()
+    last.keep_kernels()
     assert setup.store.read_cache("kernels", runtime.target) == b"kernels of this GPU"
 
 

@@ -16,7 +16,7 @@ from .key import EngineRequest, ShapeRange
 from .modules import Complaints, check_target, compute_capability, load_module, module_log
 from .progress import BuildStatus, Phases, Progress, monitor_class
 
-PATIENCE_S = 0.7
+PATIENCE_S = 0.5
 """How long an interrupted build may take to notice. TensorRT-RTX 1.7.1 makes no step for 1.6 s when it ends the build of the
 built-in model (2 cores, 2026-11-22): such a build is left to end by itself, and what it makes is thrown away."""
 _POLL_S = 0.1
@@ -141,8 +141,7 @@ class _Job:
             if not config.set_compute_capability(value, 0):
                 raise self._refusal(f"can't be built for {value}", complaints)
         else:
-            # The builder takes a cache of another GPU or version as none at all (`ignore_mismatch` is False).
-            config.set_timing_cache(config.create_timing_cache(self._timings), False)
+            self._set_timings(config)
         self._set_shapes(builder, network, config, complaints)
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
@@ -171,6 +170,12 @@ class _Job:
         raise FlashsrError(
             f"{self._request.target.module} can't read the graph {str(path)!r} ({_line(said)}); {hint}"
         )
+
+    def _set_timings(self, config: Any) -> None:
+        """The older timing cache; an empty one if it is damaged, or of another GPU or version."""
+        cache = config.create_timing_cache(self._timings)
+        if cache is None or not config.set_timing_cache(cache, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _set_shapes(self, builder: Any, network: Any, config: Any, complaints: Complaints) -> None:
         request = self._request

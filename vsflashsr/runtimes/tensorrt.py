@@ -80,8 +80,11 @@ class TensorRTRuntime:
         self._device.make_current()
         return self._store.load(request, opened, progress)
 
-    def close(self) -> None:
-        """Keeps the kernels that TensorRT-RTX compiled for the next start. Graphs must be dropped by now or soon."""
+    def keep_kernels(self) -> None:
+        """Keeps the kernels that TensorRT-RTX has compiled for the next start; to be called after the first steps.
+
+        Writes only what is new; does nothing for TensorRT.
+        """
         if self._kernels is not None:
             self._device.make_current()
             compiled = bytes(self._kernels.serialize())
