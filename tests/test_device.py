@@ -632,6 +632,22 @@ def test_a_ring_is_strict_about_who_holds_what() -> None:
         ring.close()
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_download_is_there_after_the_slots_wait(marked: bool) -> None:
+    with mock_device(eagerness=0) as (device, mock):
+        stream, buffer, ring = device.stream(), device.alloc(8), StagingRing(device, 8, 2)
+        stream.zero(buffer)
+        slot = ring.take(stream)
+        stream.download(slot.buffer, buffer)
+        if marked:
+            slot.mark()
+            mock.enqueue(stream.handle, lambda: None, name="later")
+        slot.wait()
+        assert slot.array.tolist() == [0] * 8
+        assert "later" not in mock.ran
+        slot.release()
+
+
 @pytest.mark.parametrize("released", [True, False])
 def test_a_ring_that_is_closed_waits_for_its_last_uses(released: bool) -> None:
     with mock_device(eagerness=0) as (device, _):

@@ -178,12 +178,12 @@ class Stream:
         if min(grid) < 1:
             raise FlashsrError(f"kernel {kernel.name!r} was launched on a grid of {grid}; leave out what has no work")
         kernel.allow_shared(shared_bytes)
-        driver.check(
-            driver.api().cuLaunchKernel(
-                kernel.handle, *grid, threads, 1, 1, shared_bytes, self.handle, packed(kernel.name, args), 0
-            ),
-            f"launch the kernel {kernel.name!r} on a grid of {grid} with {threads} threads and {shared_bytes} bytes shared",
+        result = driver.api().cuLaunchKernel(
+            kernel.handle, *grid, threads, 1, 1, shared_bytes, self.handle, packed(kernel.name, args), 0
         )
+        if int(result[0]) != 0:
+            how = f"on a grid of {grid} with {threads} threads and {shared_bytes} bytes of shared memory"
+            driver.check(result, f"launch the kernel {kernel.name!r} {how}")
 
     def synchronize(self) -> None:
         """Wait (on the host) until everything queued by now has run."""
