@@ -89,6 +89,7 @@ class Device:
 
     @property
     def closed(self) -> bool:
+        """Was ``close`` called?"""
         return self._context is None
 
     def make_current(self) -> None:
@@ -104,9 +105,11 @@ class Device:
         return int(free)
 
     def stream(self) -> Stream:
+        """A queue for work. Lives until it, or the device, is closed, like all that is made here."""
         return self._keep(lambda: Stream(self))
 
     def event(self, *, timing: bool = False) -> Event:
+        """A mark for streams. ``timing``: it can measure; the host then spins while it waits, rather than sleeps."""
         return self._keep(lambda: Event(self, timing=timing))
 
     def load(self, image: bytes) -> Module:
