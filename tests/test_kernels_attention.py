@@ -14,7 +14,7 @@ from vsflashsr.models.flashvsr.attention import AttentionPlan, attend_window, sp
 from vsflashsr.models.flashvsr.rope import slice_tables
 from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid, local_mask, window_order
 
-from .triton_host import bf16_bits, bf16_values, interpreted, placed, run_launch, run_launches, unset
+from .triton_host import bf16_bits, bf16_values, interpreted, kept_by, placed, run_launch, run_launches, unset
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
@@ -90,22 +90,6 @@ class Layer:
         return loaded(out), mask[:, :, order].reshape(kept.shape), wanted, kept
 
 
-def kept_by(shape: Attention, scratch: Array) -> npt.NDArray[np.bool_]:
-    """(heads, nq, nk) as the lists say it; checks that they ascend."""
-    at = attention_scratch(shape)
-    rows = shape.heads * shape.queries
-    counts = scratch[at.counts :][: rows * 4].view(np.int32)
-    lists = scratch[at.lists :][: rows * shape.keys * 4].view(np.int32).reshape(rows, shape.keys)
-    order = scratch[at.order :][: rows * 4].view(np.int32).reshape(shape.heads, shape.queries)
-    mask = np.zeros((rows, shape.keys), np.bool_)
-    for row, count in enumerate(counts):
-        assert (np.diff(lists[row, :count]) > 0).all()
-        mask[row, lists[row, :count]] = True
-    for head, own in enumerate(counts.reshape(shape.heads, -1)):
-        np.testing.assert_array_equal(order[head], np.argsort(-own, kind="stable"))
-    return mask.reshape(shape.heads, shape.queries, shape.keys)
-
-
 def test_rotary_tables_are_the_reference_s_taken_apart() -> None:
     grid, head_dim = Grid(2, 3), 32
     for tables, wanted in zip(rotary_tables(grid, head_dim, 2, 6), slice_tables(grid, head_dim, 8), strict=True):
@@ -118,7 +102,7 @@ def test_rotary_tables_are_the_reference_s_taken_apart() -> None:
 @interpreted
 def test_a_stream_of_steps_equals_the_reference() -> None:
     """A first step of three slices, a ring that fills, then one that wraps; rows that keep much, and rows that keep nothing."""
-    layer = Layer(Grid(2, 2), 2, 32, "fp32", slots=4)
+    layer = Layer(Grid(1, 3), 2, 32, "fp32", slots=4)
     kept_by_row = []
     for slices, slot, seen, reach in ((3, 0, 3, 11), (1, 3, 4, 3), (1, 0, 4, 11)):
         out, mask, wanted, kept = layer.step(slices, slot, seen, 5, reach)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vsflashsr.gpu.kernels import Kernel, kernels, tuning
-from vsflashsr.gpu.launches import Launch
+from vsflashsr.gpu.launches import Attention, Launch, attention_scratch
 from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS
 
 _CHOICE = "TRITON_INTERPRET"
@@ -160,3 +160,19 @@ def placed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     out = unset(array.shape, array.dtype)
     out[...] = array
     return out
+
+
+def kept_by(shape: Attention, scratch: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(heads, nq, nk) as the lists say it; checks that they ascend."""
+    at = attention_scratch(shape)
+    rows = shape.heads * shape.queries
+    counts = scratch[at.counts :][: rows * 4].view(np.int32)
+    lists = scratch[at.lists :][: rows * shape.keys * 4].view(np.int32).reshape(rows, shape.keys)
+    order = scratch[at.order :][: rows * 4].view(np.int32).reshape(shape.heads, shape.queries)
+    mask = np.zeros((rows, shape.keys), np.bool_)
+    for row, count in enumerate(counts):
+        assert (np.diff(lists[row, :count]) > 0).all()
+        mask[row, lists[row, :count]] = True
+    for head, own in enumerate(counts.reshape(shape.heads, -1)):
+        np.testing.assert_array_equal(order[head], np.argsort(-own, kind="stable"))
+    return mask.reshape(shape.heads, shape.queries, shape.keys)

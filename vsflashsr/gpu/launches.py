@@ -47,12 +47,14 @@ class Launch:
 def _launch(name: str, grid: tuple[int, int, int], *values: int) -> Launch:
     kernel = kernels()[name]
     kinds = kernel.kinds
-    for (argument, _), kind, value in zip(kernel.arguments, kinds, values, strict=True):
+    for (argument, type_), kind, value in zip(kernel.arguments, kinds, values, strict=True):
         step = 16 if kernel.aligned else 4
         if kind == "p" and (value <= 0 or value % step):
             raise ValueError(f"{name} needs {argument} at a multiple of {step} bytes, got {value:#x}")
         if kind == "i32" and not -(2**31) <= value < 2**31:
             raise ValueError(f"{name} takes {argument} as 32 bits, got {value}")
+        if type_.endswith("/16") and value % 16:
+            raise ValueError(f"{name} needs {argument} to be a multiple of 16, got {value}")
     if grid[0] < 1 or not 1 <= grid[1] < 2**16 or not 1 <= grid[2] < 2**16:
         raise ValueError(f"{name} can't run on a grid of {grid}")
     return Launch(name, grid, tuple(zip(kinds, values, strict=True)))
@@ -288,8 +290,8 @@ def gather_latent(source: int, out: int, grid: Grid, latent: int, token_bytes: i
 
     `out` is the step's first token, `latent` counts from the step's first.
     """
-    if token_bytes % 16:
-        raise ValueError(f"tokens must be a multiple of 16 bytes, got {token_bytes}")
+    if token_bytes % 64:
+        raise ValueError(f"tokens must be a multiple of 64 bytes, got {token_bytes}")
     first = latent // SLICE_LATENTS * grid.slice_tokens + latent % SLICE_LATENTS * (WINDOW_TOKENS // SLICE_LATENTS)
     tokens, words = grid.slice_tokens // SLICE_LATENTS, token_bytes // 4
     return _launch(

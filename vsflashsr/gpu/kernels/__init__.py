@@ -22,7 +22,7 @@ SHARED_LIMIT_BYTES = MappingProxyType({80: 163 << 10, 86: 99 << 10, 89: 99 << 10
 """Shared memory that one block may have (CUDA C++ programming guide, technical specifications per compute capability)."""
 
 SCORE_QUERIES, SCORE_KEYS = 32, 64
-ORDER_ROWS = 128
+ORDER_ROWS = 64
 GATHER_TOKENS, GATHER_WORDS = 16, 256
 PATCH_TOKENS = 64
 CAST_VALUES = 4096
@@ -42,7 +42,7 @@ class Kernel:
     """File in this package."""
     function: str
     arguments: tuple[tuple[str, str], ...]
-    """Name and type of what is passed at run time, in order: "*fp16", "*fp32", "*i32", "i32", "i64"."""
+    """Name and type of what is passed at run time, in order: "*fp16", "*i32", "i32", "i64", "i32/16" (a multiple of 16)."""
     constants: Mapping[str, int | float | str] = field(default_factory=dict)
     """What is fixed at compile time."""
     aligned: bool = True
@@ -51,7 +51,7 @@ class Kernel:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Of each argument, what a `Launch` passes: "p", "i32" or "i64"."""
-        return tuple("p" if type_.startswith("*") else type_ for _, type_ in self.arguments)
+        return tuple("p" if type_.startswith("*") else type_.partition("/")[0] for _, type_ in self.arguments)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def tuning(kernel: Kernel, capability: int) -> Tuning:
         case "threshold":
             # One program for a head: as many threads as it can use.
             return Tuning(16)
-        case "rotate" | "moments":
-            return Tuning(8)
-    return Tuning(4)
+        case "scores" | "softmax" | "kept_lists" | "longest_first" | "merge_moments" | "gather_latent":
+            return Tuning(4)
+    return Tuning(8)
 
 
 @cache
@@ -148,7 +148,7 @@ def _kernels() -> Iterator[Kernel]:
         "gather_latent",
         "layout",
         "gather_latent",
-        _arguments("source *i32, out *i32, rows, cols, words"),
+        _arguments("source *i32, out *i32, rows, cols, words i32/16"),
         {"BLOCK_TOKENS": GATHER_TOKENS, "BLOCK_WORDS": GATHER_WORDS},
     )
     for function, order in (
@@ -159,7 +159,7 @@ def _kernels() -> Iterator[Kernel]:
             function,
             "layout",
             function,
-            _arguments(f"{order}, rows, cols, frame_stride, channel_stride"),
+            _arguments(f"{order}, rows, cols, frame_stride i32/16, channel_stride i32/16"),
             {"BLOCK": PATCH_TOKENS},
         )
     for source, out in (("fp32", "fp16"), ("fp32", "bf16"), ("fp16", "fp32"), ("bf16", "fp32")):

@@ -86,15 +86,13 @@ def threshold(values, out, count, rank, BLOCK: tl.constexpr):
     level = tl.arange(0, 256)
     found = 0
     wanted = rank
-    for digit in tl.static_range(4):
-        SHIFT: tl.constexpr = 24 - 8 * digit
+    for digit in range(0, 4):
+        shift = 24 - 8 * digit
         histogram = tl.zeros((256,), tl.int32)
         for start in range(0, count, BLOCK):
             bits = tl.load(first + start + lane, mask=start + lane < count, other=0.0).to(tl.int32, bitcast=True)
-            counted = start + lane < count
-            if digit > 0:
-                counted = counted & ((bits >> (SHIFT + 8)) == found)
-            histogram += tl.histogram((bits >> SHIFT) & 255, 256, mask=counted)
+            top = bits >> shift
+            histogram += tl.histogram(top & 255, 256, mask=(start + lane < count) & (top >> 8 == found))
         reached = tl.cumsum(histogram, axis=0, reverse=True)
         chosen = tl.sum((reached >= wanted).to(tl.int32), axis=0) - 1
         wanted = wanted - tl.sum(tl.where(level > chosen, histogram, 0), axis=0)
