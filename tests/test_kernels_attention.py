@@ -51,7 +51,7 @@ class Layer:
         """Random, rounded to the type; `spread` makes windows differ in strength."""
         windows = slices * self.grid.blocks
         # Some windows stand out, so that their rows keep much and leave others nothing.
-        strength = np.exp(self.random.standard_normal((windows, 1, 1)) * spread)
+        strength = 2 ** self.random.uniform(-spread, spread / 4, (windows, 1, 1))
         common = self.random.standard_normal((windows, 1, self.dim)) * strength
         own = self.random.standard_normal((windows, WINDOW_TOKENS, self.dim)) * 0.5
         return stored((common + own).reshape(-1, self.dim), self.dtype)
@@ -60,7 +60,7 @@ class Layer:
         self, slices: int, slot: int, seen: int, budget: int, local_range: int = 11
     ) -> tuple[Array, Array, Array, Array]:
         """(out, mask) of the kernels, (out, mask) of the reference; masks (heads, nq, nk) with the keys oldest first."""
-        q, k, v = self.tokens(slices, 1.2), self.tokens(slices, 1.2), self.tokens(slices, 0)
+        q, k, v = self.tokens(slices, 4), self.tokens(slices, 4), self.tokens(slices, 0)
         size = self.grid.slice_tokens
         self.values[slot * size : (slot + slices) * size] = v
         order = [n for n in range(seen) if not slot <= n < slot + slices]
