@@ -430,6 +430,8 @@ def test_phases_inside_phases_make_one_number() -> None:
     phases.step("detail", 4)
     assert phases.now()[1] == pytest.approx(0.25 + 0.125 * 0.5)
     phases.finish("detail")
+    phases.step("all", 0)  # told again, without the detail
+    assert phases.now()[1] == pytest.approx(0.25 + 0.125 * 0.5)
     phases.step("part", 0)
     assert phases.now()[1] == pytest.approx(0.375)
     phases.finish("part")
