@@ -73,9 +73,6 @@ def tuning(kernel: Kernel, capability: int) -> Tuning:
                 return Tuning(8, 1, {"BLOCK_N": 16})
             # Three stages of keys and values: 224 KB with whole windows, 96 KB with halves.
             return Tuning(8, 3, {"BLOCK_N": 128 if capability == 90 else 64})
-        case "threshold":
-            # One program for a head: as many threads as it can use.
-            return Tuning(16)
         case "scores" | "softmax" | "kept_lists" | "longest_first" | "merge_moments" | "gather_latent":
             return Tuning(4)
     return Tuning(8)
@@ -128,7 +125,7 @@ def _kernels() -> Iterator[Kernel]:
             )
     yield Kernel("softmax", "selection", "softmax", _arguments("values *fp32, keys"), {"BLOCK": 1024})
     yield Kernel(
-        "threshold", "selection", "threshold", _arguments("values *fp32, out *fp32, count, rank"), {"BLOCK": 8192}
+        "threshold", "selection", "threshold", _arguments("values *fp32, out *fp32, count, rank"), {"BLOCK": 4096}
     )
     yield Kernel(
         "kept_lists",
