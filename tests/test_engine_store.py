@@ -517,13 +517,19 @@ def test_prune_by_size_age_and_everything(tmp_path: Path, folder: Path) -> None:
     size = stored(folder, requests[0]).stat().st_size
     store = EngineStore(folder)
     assert store.prune().engines == ()
+    other = dataclasses.replace(requests[0].target, gpu="GPU of old")
+    for target, hours in ((requests[0].target, 9), (other, 9)):
+        store.write_cache("kernels", target, b"")
+        (path,) = (path for path in folder.glob("*.cache") if ("old" in path.name) == (target is other))
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    store.read_cache("kernels", requests[0].target)  # in use
     removed = store.prune(older_than_s=3.5 * 3600)
     assert left() == [False, True, True, True] and removed.freed_bytes == size
     assert [engine.header.label for engine in removed.engines if engine.header] == ["blur 8"]
+    assert [("old" in path.name) for path in folder.glob("*.cache")] == [False]
     with FileLock(folder / "locks" / f"{key_of(requests[1]).digest}.lock"):  # somebody builds it anew just now
         store.prune(max_bytes=2 * size + 4096)
         assert left() == [False, True, False, True]
-    EngineStore(folder).write_cache("kernels", requests[0].target, b"x")
     store.prune(everything=True)
     assert left() == [False] * 4
     assert files(folder) == [] and list((folder / "locks").iterdir()) == []

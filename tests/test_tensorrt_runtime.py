@@ -18,6 +18,7 @@ from trt_build.engines.store import EngineStore
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.device import Device
 from vsflashsr.runtimes import tensorrt as runtime_module
+from vsflashsr.runtimes.device import DeviceGraph
 from vsflashsr.runtimes.tensorrt import TensorRTGraph, TensorRTRuntime
 
 from . import fake_tensorrt
@@ -120,14 +121,16 @@ def test_calls_of_one_engine_keep_their_own_shapes_and_addresses(setup: Setup) -
 
 
 def test_a_call_works_at_other_addresses_next_time(setup: Setup) -> None:
-    """As with state that changes sides: the addresses of the call before must not stick."""
+    """As with state that changes sides: addresses and scratch of the call before, which is freed, must not stick."""
     call = setup.open().prepare({"input": (1, 3, 8, 8)})
     stream = setup.device.stream()
     outs = [setup.device.alloc(4 * 3 * 16 * 16) for _ in range(2)]
-    source, scratches = setup.device.alloc(4 * 3 * 64), [setup.device.alloc(call.scratch_bytes) for _ in range(2)]
+    source = setup.device.alloc(4 * 3 * 64)
+    scratches = [setup.device.alloc(call.scratch_bytes) for _ in range(2)]
     stream.zero(source)
     for out, scratch in zip(outs, scratches, strict=True):
         call.enqueue(stream, {"input": source.address, "output": out.address}, scratch.address)
+        scratch.free(stream)
     stream.synchronize()
     assert all((setup.driver.view(out.address, 3 * 16 * 16, np.float32) == 0).all() for out in outs)
 
@@ -232,8 +235,9 @@ def test_what_tensorrt_refuses_is_told_with_its_reason(setup: Setup) -> None:
 
 
 def test_weights_and_scratch_are_stated(setup: Setup) -> None:
-    graph = setup.open()
-    assert 0 < graph.weights_bytes < graph.plan_bytes
+    opened = setup.open()
+    graph: DeviceGraph = opened  # the protocol that models ask for
+    assert 0 < graph.weights_bytes < opened.plan_bytes
     small, large = (graph.prepare({"input": (1, 3, side, side)}) for side in (8, 16))
     assert small.outputs == {"output": (1, 3, 16, 16)}
     assert 0 < small.scratch_bytes < large.scratch_bytes

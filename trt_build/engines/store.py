@@ -230,10 +230,14 @@ class EngineStore:
 
     def read_cache(self, kind: str, target: Target) -> bytes:
         """What `write_cache` kept for this GPU and version of the module; empty where there is nothing."""
+        path = self._cache_path(kind, target)
         try:
-            return self._cache_path(kind, target).read_bytes()
+            data = path.read_bytes()
         except OSError:
             return b""
+        with suppress(OSError):  # a folder that may not be written keeps no times of use
+            os.utime(path)
+        return data
 
     def write_cache(self, kind: str, target: Target, data: bytes | memoryview) -> None:
         """Keeps what makes the next start faster: TensorRT's `timings`, TensorRT-RTX's compiled `kernels`.
@@ -275,6 +279,8 @@ class EngineStore:
     ) -> Pruned:
         """Removes engines: all, those not used for `older_than_s`, and the longest unused until `max_bytes` are left.
 
+        Caches go with all, and where they are as old.
+
         Leftovers of builds that were killed always go. An engine that is being built, or that this process uses, stays.
 
         Raises:
@@ -291,8 +297,11 @@ class EngineStore:
             if (everything or old or too_much) and self._remove(engine.path):
                 removed.append(engine)
                 total -= engine.size_bytes
+        for path in self._files(_CACHE):
+            with suppress(FileNotFoundError):  # another process removed it
+                if everything or (older_than_s is not None and now - path.stat().st_mtime > older_than_s):
+                    freed += self._removed_bytes(path)
         if everything:
-            freed += sum(self._removed_bytes(path) for path in self._files(_CACHE))
             self._remove_locks()
         return Pruned(tuple(removed), freed + sum(engine.size_bytes for engine in removed))
 
