@@ -181,6 +181,42 @@ def test_a_wait_for_something_that_has_run_already_counts() -> None:
             a.zero(buffer)
 
 
+def test_parts_of_one_buffer_do_not_collide() -> None:
+    with mock_device() as (device, _):
+        a, b, buffer = device.stream(), device.stream(), device.alloc(512)
+        a.zero(buffer.view(0, 100))
+        b.zero(buffer.view(100, 412))
+        a.synchronize()
+        b.synchronize()
+
+
+def test_a_write_is_remembered_behind_those_who_waited_for_it() -> None:
+    with pytest.raises(MockError, match="'late' on .* reads what 'memset' on"), mock_device(eagerness=0) as (device, mock):
+        a, b, c, event, buffer = device.stream(), device.stream(), device.stream(), device.event(), device.alloc(64)
+        memory = [(buffer.address, 64)]
+        a.zero(buffer)
+        a.record(event)
+        b.wait(event)
+        mock.enqueue(b.handle, lambda: None, reads=memory, name="waited")
+        mock.enqueue(c.handle, lambda: None, reads=memory, name="late")
+        device.close()
+
+
+def test_what_a_kernel_writes_is_found_out() -> None:
+    def write(grid: tuple[int, int, int], args: Any, view: Any) -> None:
+        view(args[0], 4)[:] = 1
+
+    for seed in SEEDS:
+        with pytest.raises(MockError, match="nothing orders them"), mock_device(seed=seed) as (device, mock):
+            mock.kernels["write"] = write
+            kernel = device.load(image("write")).kernel("write")
+            a, b, buffer = device.stream(), device.stream(), device.alloc(4)
+            a.launch(kernel, (1, 1, 1), 32, 0, [("p", buffer.address)])
+            b.download(device.pinned(4), buffer)
+            a.synchronize()
+            b.synchronize()
+
+
 def test_what_the_host_waited_for_is_ordered_before_all_that_follows() -> None:
     with mock_device(eagerness=0) as (device, _):
         a, b, event, buffer = device.stream(), device.stream(), device.event(), device.alloc(64)
