@@ -272,7 +272,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"precision": "fp16"}, "is fp32, got precision='fp16'"),
     ({"color_fix": "magic"}, "color_fix is one of"),
     ({"tile": 4}, "tile is a side"),
-    ({"tile": "auto"}, "tile is a side"),
+    ({"tile": "half"}, "tile is a side"),
     ({"overlap": 8}, "without tile"),
     ({"tile": 16, "overlap": 8}, "less than half a tile"),
     ({"max_segment": 0}, "max_segment is a whole number from 1"),

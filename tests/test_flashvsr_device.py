@@ -83,7 +83,7 @@ def device_model(device: Any, mock: MockDriver, bundle: Bundle, options: Options
         section,
         shape,
         padding=options.padding,
-        color_fix=options.color_fix,  # type: ignore[arg-type]  # checked by Options
+        color_fix=options.color_fix,
         **others,
     )
     return DeviceFlashVSRModel(bundle.spec(4), step, options.seed)

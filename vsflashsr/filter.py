@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import vapoursynth as vs
 
 from . import formats
+from .backend import DeviceBackend, open_backend
 from .bundle import ColorFix, Precision
 from .errors import FlashsrError
 from .frames import ClipSource, frames_at_hand, to_frame
 from .geometry import Array
-from .gpu.probe import device_count
 from .heap import map_large_blocks
 from .models import Model
 from .models.opening import ModelRequest, OpenedModel, open_model
@@ -33,7 +36,7 @@ def flashsr(
     backend: str = "auto",
     device_id: int = 0,
     precision: str | None = None,
-    tile: int | tuple[int, int] | None = None,
+    tile: int | tuple[int, int] | str | None = None,
     overlap: int | None = None,
     color_fix: str | None = None,
     strength: float = 1.0,
@@ -55,10 +58,12 @@ def flashsr(
         scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
             Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
         model: name of a built-in model ("builtin"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
-        backend: "auto", "onnxruntime", "tensorrt", "tensorrt_rtx" or "torch".
+        backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (FlashVSR only, the reference on a GPU) or "auto":
+            TensorRT where it is installed and there is a GPU for it, else ONNX Runtime.
         device_id: which GPU.
         precision: "fp32", "fp16" or "bf16"; None: the bundle's own.
-        tile: side, or (width, height), of the tiles to work in, in input pixels; None: the whole frame.
+        tile: side, or (width, height), of the tiles to work in, in input pixels; None: the whole frame; "auto": the whole
+            frame if it fits into the GPU's memory, else the fewest tiles that do.
         overlap: by how many input pixels tiles overlap; None: 16.
         color_fix: "none", "adain" (each channel's mean and deviation are the input's) or "wavelet" (low frequencies are
             the input's); None: the bundle's own.
@@ -70,7 +75,7 @@ def flashsr(
         preroll: frames run and thrown away before such a point, so that no seam shows; None: the bundle's own.
         format: output format; None: the clip's. RGB made from YUV and back take the frame's matrix (BT.709 from RGB).
         seed: for models that draw noise.
-        engine_dir: where TensorRT engines are kept.
+        engine_dir: where TensorRT engines are kept; None: the user's cache folder.
         threads: threads for one step on the CPU; None: one for each core.
         model_options: a model's own options, by name.
 
@@ -78,11 +83,12 @@ def flashsr(
         vs.Error: ``flashsr: <what is wrong>, got <value>; <what to do>``.
     """
     try:
-        _whole("device_id", device_id, 0)
         return _build(
             clip,
             _number("scale", scale),
             backend=_choice("backend", backend, BACKENDS),
+            device_id=_whole("device_id", device_id, 0) or 0,
+            engine_dir=None if engine_dir is None else Path(engine_dir).expanduser(),
             strength=_number("strength", strength),
             find_cuts=_flag("scene_change", scene_change),
             max_segment=_whole("max_segment", max_segment, 1),
@@ -112,6 +118,8 @@ def _build(
     scale: float,
     *,
     backend: str,
+    device_id: int,
+    engine_dir: Path | None,
     strength: float,
     find_cuts: bool,
     max_segment: int | None,
@@ -129,18 +137,43 @@ def _build(
     width = formats.output_size(clip.width, scale, target.subsampling_w)
     height = formats.output_size(clip.height, scale, target.subsampling_h)
     _look_at_first_frame(clip, source)
-    _choose_backend(backend)
     plain = formats.lanczos(clip, width, height, target)
-    opened = open_model(ModelRequest(scale=scale, width=clip.width, height=clip.height, **request))
+    wanted = ModelRequest(scale=scale, width=clip.width, height=clip.height, **request)
+    opened, device = _open(wanted, backend, device_id, engine_dir)
     if strength == 0:
+        if device is not None:
+            device.close()
         return plain
-    made = _stream(clip, opened, find_cuts=find_cuts, max_segment=max_segment, preroll=preroll)
+    made = _stream(clip, opened, device, find_cuts=find_cuts, max_segment=max_segment, preroll=preroll)
     out = formats.from_model(made, clip, opened.model.spec.channels, width, height, target)
     return out if strength == 1 else formats.retag(core.std.Merge(plain, out, strength), clip, target)
 
 
+def _open(
+    request: ModelRequest, backend: str, device_id: int, engine_dir: Path | None
+) -> tuple[OpenedModel, DeviceBackend | None]:
+    """The model, and the GPU it is on if there is one, which is closed again where the model can't be opened."""
+    with _progress():
+        device = open_backend(backend, device_id, engine_dir, _log)
+        try:
+            opened = open_model(request, device)
+        except BaseException:
+            if device is not None:
+                device.close()
+            raise
+    if device is not None:
+        _log(f"{opened.name} on {device.device.name} ({device.name}) takes {opened.memory}")
+    return opened, device
+
+
 def _stream(
-    clip: vs.VideoNode, opened: OpenedModel, *, find_cuts: bool, max_segment: int | None, preroll: int | None
+    clip: vs.VideoNode,
+    opened: OpenedModel,
+    device: DeviceBackend | None,
+    *,
+    find_cuts: bool,
+    max_segment: int | None,
+    preroll: int | None,
 ) -> vs.VideoNode:
     """The model's output, in the model's format and scale."""
     core = vs.core
@@ -160,6 +193,11 @@ def _stream(
         find_cuts=find_cuts and not stateless,
     )
     stream = CausalStream(model, source, preroll=warm_up, max_segment=longest)
+    if device is not None:
+        # When the last node that uses it goes, or the core is destroyed, whichever comes first.
+        close = weakref.finalize(stream, device.close)
+        close.atexit = False
+        vs.register_on_destroy(close)
     fix = _color_fix(opened)
 
     def render(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -216,16 +254,18 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> Any:
     return value
 
 
-def _tile(value: object) -> int | tuple[int, int] | None:
+def _tile(value: object) -> int | tuple[int, int] | Literal["auto"] | None:
     match value:
         case None:
             return None
+        case "auto":
+            return "auto"
         case int() if not isinstance(value, bool) and value >= 8:
             return value
         case (int() as width, int() as height) if min(width, height) >= 8:
             return width, height
     raise FlashsrError(
-        f"tile is a side or (width, height) in input pixels, each 8 or more, got {value!r}; give e.g. 256"
+        f"tile is a side or (width, height) in input pixels, each 8 or more, or 'auto', got {value!r}; give e.g. 256"
     )
 
 
@@ -265,18 +305,32 @@ def _look_at_first_frame(clip: vs.VideoNode, source: vs.VideoFormat) -> None:
         _log(f"the clip names no matrix (_Matrix); {name} is assumed from its {clip.height} lines")
 
 
-def _choose_backend(backend: str) -> None:
-    """Refuse what this machine or this version can't do."""
-    if backend == "onnxruntime":
-        return
-    devices = device_count()
-    if backend == "auto":
-        _log("backend 'auto' runs on the CPU in ONNX Runtime" + (", the GPU isn't used yet" if devices else ""))
-    elif devices == 0:
-        raise FlashsrError(
-            f"backend {backend!r} needs an NVIDIA GPU and its driver, none found; use backend='auto' or 'onnxruntime'"
-        )
-    else:
-        raise FlashsrError(
-            f"this version of vsflashsr has no GPU backend yet, got backend={backend!r}; use backend='auto' or 'onnxruntime'"
-        )
+class _ToHost(logging.Handler):
+    """Hands log records to the host's log; from any thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._core = vs.core.core
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = vs.MESSAGE_TYPE_WARNING if record.levelno >= logging.WARNING else vs.MESSAGE_TYPE_INFORMATION
+        self._core.log_message(kind, f"flashsr: {record.getMessage()}")
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """What the package logs while a model is opened goes to the host's log: building engines takes minutes."""
+    handler = _ToHost()
+    loggers = [logging.getLogger(name) for name in ("vsflashsr", "trt_build")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate

@@ -73,6 +73,31 @@ def tiling(width: int, height: int, tile_width: int, tile_height: int, overlap: 
     return Tiling(width, height, tiles)
 
 
+def tile_sizes(width: int, height: int, multiple: int, overlap: int) -> list[tuple[int, int]]:
+    """(width, height) of tiles to try where the whole frame doesn't fit: fewer and larger ones first.
+
+    Every size is a multiple of ``multiple`` that covers the frame in so and so many columns and rows, down to tiles of four
+    overlaps or two multiples; as square as the frame allows.
+    """
+    least = max(4 * overlap, 2 * multiple, 1)
+
+    def side(size: int, count: int) -> int:
+        return padded(math.ceil((size + (count - 1) * overlap) / count), multiple)
+
+    found: list[tuple[int, int]] = []
+    columns = rows = 1
+    while True:
+        wide, high = side(width, columns), side(height, rows)
+        if wide >= high:
+            columns += 1
+        else:
+            rows += 1
+        tile = (side(width, columns), side(height, rows))
+        if min(tile) < least or tile[0] * tile[1] >= wide * high:
+            return found
+        found.append(tile)
+
+
 def cut(frame: Array, tile: Tile) -> Array:
     """The tile's pixels as an array of its own, edge-padded where the tile is larger than the frame."""
     part = frame[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]

@@ -11,6 +11,10 @@ RESERVE_BYTES = 256 << 20
 """Left alone: the driver's own needs (modules, graphs, launch buffers) and whoever shows the picture."""
 
 
+class MemoryRefusedError(FlashsrError):
+    """A device has too little memory for what was asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """What a model will take of a device, by purpose, in bytes."""
@@ -22,23 +26,21 @@ class MemoryPlan:
         return sum(self.items.values())
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {gib(size)}" for name, size in self.items.items() if size >= 1 << 20)
-        return f"{gib(self.total_bytes)} GiB" + (f" ({parts})" if parts else "")
+        parts = ", ".join(f"{name} {amount(size)}" for name, size in self.items.items() if size >= 1 << 20)
+        return amount(self.total_bytes) + (f" ({parts})" if parts else "")
 
-    def fits(self, free_bytes: int) -> bool:
-        """Is there room, with some left over?"""
-        return self.total_bytes + RESERVE_BYTES <= free_bytes
-
-    def require(self, free_bytes: int, remedy: str) -> None:
-        """Refuse what doesn't fit.
+    def require(self, free_bytes: int, remedy: str, *, taken_bytes: int = 0) -> None:
+        """Refuse what doesn't fit into what is free, beside what the model has taken already.
 
         Raises:
-            FlashsrError: with the numbers, and the remedy.
+            MemoryRefusedError: with the numbers, and the remedy.
         """
-        if not self.fits(free_bytes):
-            raise FlashsrError(f"the model needs {self} of GPU memory, got {gib(free_bytes)} GiB free; {remedy}")
+        if self.total_bytes - taken_bytes + RESERVE_BYTES > free_bytes:
+            free = f"{amount(free_bytes)} free" + (f" beside {amount(taken_bytes)} taken by it" if taken_bytes >> 20 else "")
+            raise MemoryRefusedError(f"the model needs {self} of GPU memory, got {free}; {remedy}")
 
 
-def gib(size_bytes: int) -> str:
-    """Bytes in GiB, two digits after the point."""
-    return f"{size_bytes / (1 << 30):.2f}"
+def amount(size_bytes: int) -> str:
+    """Bytes in GiB, or MiB where it is less than one."""
+    gib = size_bytes / (1 << 30)
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{size_bytes / (1 << 20):.0f} MiB"

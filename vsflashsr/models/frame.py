@@ -49,7 +49,7 @@ class FrameModel:
         scale: int | None = None,
     ) -> None:
         self._session = OnnxSession(path, threads=threads)
-        self._range = value_range
+        self.value_range = value_range
         where = f"{path.name!r}"
         if len(self._session.inputs) != 1 or len(self._session.outputs) != 1:
             raise FlashsrError(
@@ -57,6 +57,8 @@ class FrameModel:
                 "a single-frame upscaler has one of each: make it a bundle of another kind"
             )
         (self._input,) = self._session.inputs.values()
+        self.names = self._input.name, next(iter(self._session.outputs))
+        """Of the graph's input and output."""
         self.graph = self._examine(where)
         if scale is not None and scale != self.graph.scale:
             raise FlashsrError(f"{where} upscales by {self.graph.scale}, its bundle says {scale}; correct the bundle")
@@ -95,7 +97,7 @@ class FrameModel:
         return scale
 
     def _run(self, frame: Array) -> Array:
-        low, high = self._range
+        low, high = self.value_range
         batch = (frame * np.float32(high - low) + np.float32(low))[None].astype(self._input.dtype, copy=False)
         (result,) = self._session.run({self._input.name: batch}).values()
         out = result.numpy()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..bundle import Bundle, ColorFix, Precision, load_bundle
 from ..errors import FlashsrError
+from ..geometry import Tiling, tile_sizes, tiling
+from ..gpu.budget import MemoryPlan, MemoryRefusedError
 from . import Model
 from .frame import FrameModel
 from .recurrent import RecurrentModel
 from .tiled import TiledModel
+
+if TYPE_CHECKING:
+    from ..backend import DeviceBackend
+
+_log = logging.getLogger(__name__)
 
 BUNDLES = Path(__file__).parent.parent / "bundles"
 DEFAULT = "builtin"
@@ -30,7 +38,7 @@ class ModelRequest:
     height: int
     threads: int | None = None
     precision: Precision | None = None
-    tile: int | tuple[int, int] | None = None
+    tile: int | tuple[int, int] | Literal["auto"] | None = None
     overlap: int | None = None
     color_fix: ColorFix | None = None
     seed: int = 0
@@ -46,6 +54,15 @@ class OpenedModel:
     name: str
     color_fix: ColorFix
     """Left to the filter; "none" where the model has seen to it itself."""
+    memory: str = ""
+    """What it takes of a GPU, in words."""
+
+
+class DeviceModel(Model[Any], Protocol):
+    """A model on a device, which knows what it takes there."""
+
+    @property
+    def memory(self) -> MemoryPlan: ...
 
 
 def nearest_scale(scales: Iterable[int], wanted: float) -> int:
@@ -72,51 +89,124 @@ def _locate(model: str | Path | None) -> Path:
     return path
 
 
-def open_model(request: ModelRequest) -> OpenedModel:
-    """Open the model for frames of ``request.width`` x ``request.height``.
+def open_model(request: ModelRequest, backend: DeviceBackend | None = None) -> OpenedModel:
+    """Open the model for frames of ``request.width`` x ``request.height``, on a device or (``backend`` None) on the CPU.
 
     Raises:
-        FlashsrError: it can't be read, doesn't fit together, or doesn't have what was asked for.
+        FlashsrError: it can't be read, doesn't fit together, doesn't have what was asked for, or needs too much memory.
     """
     path = _locate(request.model)
     if path.is_dir():
-        return _from_bundle(load_bundle(path), request)
+        return _from_bundle(load_bundle(path), request, backend)
     if path.suffix.lower() != ".onnx":
         raise FlashsrError(f"a model is a bundle's folder or an .onnx file, got {str(path)!r}")
     _refuse_options(path.name, request)
     frame = FrameModel(path, threads=request.threads)
-    _check_precision(path.name, frame.precision, request)
-    return OpenedModel(_tiled(frame, request, frame.graph.size), path.stem, request.color_fix or "none")
+    return _open_frame(path, path.stem, request, backend, request.color_fix or "none", frame)
 
 
-def _from_bundle(bundle: Bundle, request: ModelRequest) -> OpenedModel:
+def _from_bundle(bundle: Bundle, request: ModelRequest, backend: DeviceBackend | None) -> OpenedModel:
     _check_precision(bundle.name, bundle.precision, request)
     scale = nearest_scale(bundle.scales, request.scale)
     color_fix = request.color_fix or bundle.color_fix
     match bundle.kind:
         case "flashvsr":
-            from .flashvsr.model import FlashVSRModel
-            from .flashvsr.options import Options
-
-            options = {"seed": request.seed, "color_fix": color_fix, **request.options}
-            whole_frame_fix: ColorFix = "none"
-            if request.tile is not None:
-                # Statistics are the whole frame's: a tile's own would give each tile a tint of its own.
-                Options().overridden(options)
-                whole_frame_fix, options["color_fix"] = options["color_fix"], "none"
-            flashvsr = FlashVSRModel(bundle, scale, threads=request.threads, options=options)
-            return OpenedModel(_tiled(flashvsr, request, None), bundle.name, whole_frame_fix)
+            return _open_flashvsr(bundle, scale, request, backend, color_fix)
         case "recurrent":
             _refuse_options(bundle.name, request)
-            recurrent = RecurrentModel(bundle, scale, threads=request.threads)
-            return OpenedModel(_tiled(recurrent, request, None), bundle.name, color_fix)
+            if backend is None:
+                recurrent = RecurrentModel(bundle, scale, threads=request.threads)
+                return OpenedModel(_tiled(recurrent, request, _tiling(request, None)), bundle.name, color_fix)
+            return _on_device(
+                lambda size, tiles: backend.recurrent(bundle, scale, size, runs=tiles or 1),
+                request,
+                None,
+                bundle.name,
+                color_fix,
+            )
         case "frame":
             _refuse_options(bundle.name, request)
-            spec = bundle.scales[scale]
-            frame = FrameModel(
-                bundle.path(spec.step), threads=request.threads, value_range=bundle.value_range, scale=scale
-            )
-            return OpenedModel(_tiled(frame, request, frame.graph.size), bundle.name, color_fix)
+            path = bundle.path(bundle.scales[scale].step)
+            frame = FrameModel(path, threads=request.threads, value_range=bundle.value_range, scale=scale)
+            return _open_frame(path, bundle.name, request, backend, color_fix, frame)
+
+
+def _open_frame(
+    path: Path,
+    name: str,
+    request: ModelRequest,
+    backend: DeviceBackend | None,
+    color_fix: ColorFix,
+    frame: FrameModel,
+) -> OpenedModel:
+    """A single-frame upscaler, which the CPU has had a look at (``frame``)."""
+    _check_precision(name, frame.precision, request)
+    if backend is None:
+        return OpenedModel(_tiled(frame, request, _tiling(request, frame.graph.size)), name, color_fix)
+    return _on_device(lambda size, _: backend.frame(path, frame, size), request, frame.graph.size, name, color_fix)
+
+
+def _open_flashvsr(
+    bundle: Bundle, scale: int, request: ModelRequest, backend: DeviceBackend | None, color_fix: ColorFix
+) -> OpenedModel:
+    from .flashvsr.model import FlashVSRModel
+    from .flashvsr.options import Options
+
+    options = {"seed": request.seed, "color_fix": color_fix, **request.options}
+    # Unknown ones are refused before anything is opened.
+    Options().overridden(options)
+
+    # Statistics are the whole frame's: a tile's own would give each tile a tint of its own.
+    unfixed = {**options, "color_fix": "none"}
+    if backend is None:
+        tile = _tiling(request, None)
+        flashvsr = FlashVSRModel(bundle, scale, threads=request.threads, options=options if tile is None else unfixed)
+        left: ColorFix = "none" if tile is None else options["color_fix"]
+        return OpenedModel(_tiled(flashvsr, request, tile), bundle.name, left)
+
+    def opened(size: tuple[int, int], tiles: int | None) -> DeviceModel:
+        own = options if tiles is None else unfixed
+        return backend.flashvsr(bundle, scale, size, runs=tiles or 1, options=own)
+
+    return _on_device(opened, request, None, bundle.name, options["color_fix"], fixes_itself=True, multiple=128 // scale)
+
+
+def _on_device(
+    opener: Callable[[tuple[int, int], int | None], DeviceModel],
+    request: ModelRequest,
+    fixed: tuple[int, int] | None,
+    name: str,
+    color_fix: ColorFix,
+    *,
+    fixes_itself: bool = False,
+    multiple: int = 8,
+) -> OpenedModel:
+    """The largest of the tilings in question whose model fits on the device.
+
+    ``opener`` takes (height, width) and the number of tiles, None for the whole frame. ``fixes_itself``: it makes the colour fix
+    then.
+    """
+    tile = _tiling(request, fixed)
+    choices = [tile]
+    overlap = DEFAULT_OVERLAP if request.overlap is None else request.overlap
+    if request.tile == "auto":
+        choices += [(h, w) for w, h in tile_sizes(request.width, request.height, multiple, overlap)]
+    for last, choice in ((choice is choices[-1], choice) for choice in choices):
+        count = None if choice is None else len(_plan(request, choice).tiles)
+        try:
+            model = opener(choice or (request.height, request.width), count)
+        except MemoryRefusedError as error:
+            if last:
+                raise
+            _log.info("%s", error)
+            continue
+        left: ColorFix = "none" if fixes_itself and choice is None else color_fix
+        return OpenedModel(_tiled(model, request, choice), name, left, f"{model.memory}{_in_tiles(choice, count)}")
+    raise AssertionError("there is always a choice")
+
+
+def _in_tiles(tile: tuple[int, int] | None, count: int | None) -> str:
+    return "" if tile is None else f", in {count} tiles of {tile[1]}x{tile[0]}"
 
 
 def _check_precision(name: str, precision: Precision, request: ModelRequest) -> None:
@@ -134,10 +224,10 @@ def _refuse_options(name: str, request: ModelRequest) -> None:
         )
 
 
-def _tiled[State](model: Model[State], request: ModelRequest, fixed: tuple[int, int] | None) -> Model[Any]:
-    """``model`` in tiles where the user asks for them or the graph takes one size only."""
+def _tiling(request: ModelRequest, fixed: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of the tiles that are asked for, or that a graph of one size needs; None: the whole frame."""
     match request.tile:
-        case None:
+        case None | "auto":
             tile = fixed
         case int() as side:
             tile = (side, side)
@@ -146,13 +236,20 @@ def _tiled[State](model: Model[State], request: ModelRequest, fixed: tuple[int, 
     if fixed is not None and tile != fixed:
         raise FlashsrError(f"the model takes {fixed[1]}x{fixed[0]} only, got tile={request.tile}; leave tile out")
     if tile is None:
-        if request.overlap is not None:
+        if request.overlap is not None and request.tile is None:
             raise FlashsrError(f"overlap is between tiles, got overlap={request.overlap} without tile; give tile too")
-        return model
+        return None
     if fixed is None:
         # A tile larger than the picture would only be padding.
-        tile = (min(tile[0], request.height), min(tile[1], request.width))
-    elif tile == (request.height, request.width):
-        return model
+        return min(tile[0], request.height), min(tile[1], request.width)
+    return None if tile == (request.height, request.width) else tile
+
+
+def _plan(request: ModelRequest, tile: tuple[int, int]) -> Tiling:
     overlap = request.overlap if request.overlap is not None else min(DEFAULT_OVERLAP, (min(tile) - 1) // 4)
-    return TiledModel(model, tile, overlap, (request.height, request.width))
+    return tiling(request.width, request.height, tile[1], tile[0], overlap)
+
+
+def _tiled[State](model: Model[State], request: ModelRequest, tile: tuple[int, int] | None) -> Model[Any]:
+    """``model`` in tiles, if there are any."""
+    return model if tile is None else TiledModel(model, _plan(request, tile))

@@ -102,6 +102,7 @@ class DeviceRecurrentModel:
         spec: of the model; ``in_flight`` is set here.
         graphs: what it runs.
         size: (height, width) of the low-resolution frames.
+        runs: states that are held at once.
         captured: replay steps as CUDA graphs.
         remedy: what a user can do where the memory doesn't suffice.
 
@@ -116,6 +117,7 @@ class DeviceRecurrentModel:
         graphs: DeviceGraphs,
         size: tuple[int, int],
         *,
+        runs: int = 1,
         captured: bool = True,
         remedy: str = "use tile=, such as tile=512",
     ) -> None:
@@ -145,11 +147,13 @@ class DeviceRecurrentModel:
         self.memory = MemoryPlan(
             {
                 "frames": (IN_FLIGHT + 1) * (in_bytes + out_bytes),
-                "state": 2 * sum(self._state_sizes.values()),
+                "weights": graphs.step.weights_bytes + (graphs.first.weights_bytes if graphs.first else 0),
+                "state": runs * 2 * sum(self._state_sizes.values()),
                 "engine scratch": scratch_bytes,
             }
         )
-        self.memory.require(device.free_bytes(), remedy)
+        # The weights are there already.
+        self.memory.require(device.free_bytes(), remedy, taken_bytes=self.memory.items["weights"])
         self._uploader, self._stream, self._copier = (device.stream() for _ in range(3))
         self._scratch = device.alloc(max(1, scratch_bytes))
         self._uploads = [_Upload(device, in_bytes) for _ in range(IN_FLIGHT + 1)]

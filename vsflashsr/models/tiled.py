@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..geometry import Array, Tiling, blend, cut, tiling
+from ..geometry import Array, Tiling, blend, cut
 from . import Frame, Model, ModelSpec, fetched
 
 
@@ -23,12 +23,10 @@ class _Blended:
 
 
 class TiledModel[State]:
-    """``inner``, seen through tiles of ``tile`` = (height, width) low-resolution pixels."""
+    """``inner``, which works on frames of a tile's size, seen through the tiles of ``plan``."""
 
-    def __init__(self, inner: Model[State], tile: tuple[int, int], overlap: int, size: tuple[int, int]) -> None:
-        self._inner = inner
-        height, width = size
-        self._plan: Tiling = tiling(width, height, tile[1], tile[0], overlap)
+    def __init__(self, inner: Model[State], plan: Tiling) -> None:
+        self._inner, self._plan = inner, plan
 
     @property
     def spec(self) -> ModelSpec:

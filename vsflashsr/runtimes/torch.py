@@ -59,7 +59,7 @@ class TorchGraph:
     Args:
         module: takes the inputs in order, returns one tensor or a tuple.
         inputs, outputs: (name, dtype) in order.
-        ordinal: which CUDA device.
+        device: "cuda:0", say.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class TorchGraph:
         module: torch.nn.Module,
         inputs: Sequence[tuple[str, torch.dtype]],
         outputs: Sequence[tuple[str, torch.dtype]],
-        ordinal: int,
+        device: str,
     ) -> None:
         import torch
 
-        self._device = torch.device("cuda", ordinal)
+        self._device = torch.device(device)
         self._module = module.to(self._device).eval()
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self.inputs = {name: _described(name, dtype) for name, dtype in inputs}

@@ -52,6 +52,7 @@ class DeviceFlashVSRModel:
     def __init__(self, spec: ModelSpec, step: DeviceStep, seed: int) -> None:
         self.spec = replace(spec, in_flight=IN_FLIGHT)
         self._step, self._seed = step, seed
+        self.memory = step.memory
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: RunState | None

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,6 @@ from .windows import SLICE_LATENTS
 if TYPE_CHECKING:
     from ...gpu.device import Buffer, Device, Event, HostBuffer, Stream
     from ...gpu.library import KernelLibrary
-
-type ColorFix = Literal["adain", "wavelet", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class DeviceStep:
         section: of the bundle.
         shape: of the frame or tile.
         padding: beyond the picture.
-        color_fix: made from whole frames; "none" for tiles.
+        color_fix: "adain" or "wavelet", made from whole frames; "none" for tiles.
         runs: states that may be held at once.
         captured: replay phases as CUDA graphs; False where the graphs are torch's.
         remedy: what a user can do where the memory doesn't suffice.
@@ -124,7 +122,7 @@ class DeviceStep:
         shape: StepShape,
         *,
         padding: str = "reflect",
-        color_fix: ColorFix = "adain",
+        color_fix: str = "adain",
         runs: int = 1,
         captured: bool = True,
         remedy: str = "use tile=",
@@ -163,7 +161,7 @@ class DeviceStep:
             shape, runs=runs, weights_bytes=graphs.weights_bytes, scratch_bytes=dit_scratch + decoder_scratch
         )
         # The weights are there already.
-        self.memory.require(device.free_bytes() + graphs.weights_bytes, remedy)
+        self.memory.require(device.free_bytes(), remedy, taken_bytes=graphs.weights_bytes)
         self._uploader, self._dit, self._decode, self._copier = (device.stream() for _ in range(4))
         self._work = {name: device.alloc(size) for name, size in memory.work_bytes(shape).items()}
         self._dit_scratch = device.alloc(max(1, dit_scratch))
