@@ -54,7 +54,7 @@ def test_work_runs_no_earlier_than_somebody_waits_for_it() -> None:
 
 def test_the_same_seed_gives_the_same_order() -> None:
     def order(seed: int) -> list[str]:
-        with mock_device(seed=seed) as (device, mock):
+        with mock_device(seed=seed, eagerness=0) as (device, mock):
             streams = [device.stream() for _ in range(4)]
             for place, stream in enumerate(streams):
                 for step in range(4):
@@ -147,7 +147,10 @@ def fork_and_join(device: Device, mock: MockDriver, *, fork: bool, join: bool, l
             side.record(end)
         for end in ended if join else ended[:1]:
             main.wait(end)
+        mock.enqueue(main.handle, lambda: None, name="between")
         mock.enqueue(main.handle, lambda: None, writes=memory, name="last")
+        mock.enqueue(main.handle, lambda: None, name="between")
+        mock.enqueue(main.handle, lambda: None, reads=memory, name="after")
         for end in ended:
             main.wait(end)
     for n in range(launches):
@@ -191,7 +194,7 @@ def test_parts_of_one_buffer_do_not_collide() -> None:
 
 
 def test_a_write_is_remembered_behind_those_who_waited_for_it() -> None:
-    with pytest.raises(MockError, match="'late' on .* reads what 'memset' on"), mock_device(eagerness=0) as (device, mock):
+    with pytest.raises(MockError, match=r"'late' on .* reads what 'memset' on"), mock_device(eagerness=0) as (device, mock):
         a, b, c, event, buffer = device.stream(), device.stream(), device.stream(), device.event(), device.alloc(64)
         memory = [(buffer.address, 64)]
         a.zero(buffer)
