@@ -72,7 +72,10 @@ def test_what_is_built_is_found_and_matches_the_launches(cache: None, tmp_path: 
 
     out = tmp_path / "compiled ü"
     out.mkdir()
-    (out / "of an older version.cubin").touch()
+    (out / "somebody's.txt").touch()
+    with pytest.raises(FlashsrError, match="name another"):
+        build(out, names=["cast.fp32.fp16"], capabilities=[86])
+    (out / manifest.MANIFEST).touch()
     made = build(out, names=["cast.fp32.fp16"], capabilities=[86])
     assert read_manifest(out) == made and made.sources == sources_digest()
     assert sorted(path.name for path in out.iterdir()) == [

@@ -144,7 +144,7 @@ def shown(frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 @interpreted
-@pytest.mark.parametrize(("height", "width"), [(130, 133), (1, 1), (40, 128)])
+@pytest.mark.parametrize(("height", "width"), [(130, 133), (1, 1)])
 def test_colours_are_those_of_the_frames_before(height: int, width: int) -> None:
     case = Frames(1, height, width)
     planes, found = case.planes, []

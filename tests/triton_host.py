@@ -29,8 +29,6 @@ from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS
 _CHOICE = "TRITON_INTERPRET"
 _CAPABILITY = 90
 
-type Resolve = Callable[[int], int | npt.NDArray[Any]]
-
 
 def interpreted[**P, R](test: Callable[P, R]) -> Callable[P, R]:
     """A test of module level with arguments that can be pickled, run where Triton interprets."""
@@ -61,17 +59,14 @@ def _worker() -> ProcessPoolExecutor:
     return pool
 
 
-def run_launches(launches: Iterable[Launch], resolve: Resolve = int) -> None:
+def run_launches(launches: Iterable[Launch]) -> None:
     """All of them, in order."""
     for launch in launches:
-        run_launch(launch, resolve)
+        run_launch(launch)
 
 
-def run_launch(launch: Launch, resolve: Resolve = int, **constants: int) -> None:
-    """`resolve` gives, for an address in a launch, the same address in this process: an int, or an array that begins there.
-
-    `constants` replace those that the kernel would be compiled with for a GPU.
-    """
+def run_launch(launch: Launch, **constants: int) -> None:
+    """Addresses are those of this process (the mock device's are). `constants` replace those it is compiled with for a GPU."""
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
@@ -81,10 +76,8 @@ def run_launch(launch: Launch, resolve: Resolve = int, **constants: int) -> None
     values: list[Any] = []
     for (_, type_), (kind, value) in zip(kernel.arguments, launch.args, strict=True):
         if kind == "p":
-            place = resolve(int(value))
-            address = place.ctypes.data if isinstance(place, np.ndarray) else place
             pointer = tl.pointer_type(types[type_[1:]])
-            values.append(tl.tensor(TensorHandle(np.array([address], np.uint64), pointer), pointer))
+            values.append(tl.tensor(TensorHandle(np.array([value], np.uint64), pointer), pointer))
         else:
             values.append(value)
     # Whole windows at once: the interpreter's time goes by the number of operations, not by their size.

@@ -25,7 +25,7 @@ from typing import Any
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.kernels import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, kernels, tuning
 from vsflashsr.gpu.library import FOLDER
-from vsflashsr.gpu.manifest import FIRST_CAPABILITY, Image, Manifest, sources_digest, write_manifest
+from vsflashsr.gpu.manifest import FIRST_CAPABILITY, MANIFEST, Image, Manifest, sources_digest, write_manifest
 
 _PTX_VERSION = 80
 """Of the PTX for GPUs to come: 8.0 is what drivers of CUDA 12.0 take."""
@@ -71,11 +71,11 @@ def compiled(kernel: Kernel, capability: int, *, ptx_version: int | None = None)
         if (type_.startswith("*") and kernel.aligned) or type_.endswith("/16")
     }
     options = {"num_warps": choice.warps, "num_stages": choice.stages}
-    if ptx_version is None and capability >= 100:
+    if ptx_version is None and capability == 120:
         ptx_version = _BLACKWELL_PTX_VERSION
     if ptx_version is not None:
         options["ptx_version"] = ptx_version
-    with _tools():
+    with _tools(capability):
         made = triton.compile(
             ASTSource(function, signature, constants, attributes), GPUTarget("cuda", capability, 32), options
         )
@@ -103,14 +103,15 @@ def compiled(kernel: Kernel, capability: int, *, ptx_version: int | None = None)
 
 
 @contextlib.contextmanager
-def _tools() -> Iterator[None]:
-    """Triton's settings for what is shipped: no line tables, and one assembler, of CUDA 12.8, for all GPUs, so that drivers of
-    CUDA 12.8 load what is made for Blackwell; for that alone Triton would take its newer one."""
+def _tools(capability: int) -> Iterator[None]:
+    """Triton's settings for what is shipped: no line tables; and for RTX 50 the assembler of CUDA 12.8 that Triton takes for
+    older GPUs, not its newer one, so that drivers of CUDA 12.8 load the result."""
     from triton import knobs
 
     with knobs.compilation.scope(), knobs.nvidia.scope():
         knobs.compilation.disable_line_info = True
-        knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
+        if capability == 120:
+            knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
         yield
 
 
@@ -139,21 +140,47 @@ def resources(cubin: bytes) -> Resources:
 
 
 def build(out: Path, *, names: Sequence[str] | None = None, capabilities: Sequence[int] = CAPABILITIES) -> Manifest:
-    """Compile kernels (None: all) for GPUs, and PTX for those to come, into a folder that is replaced as a whole."""
+    """Compile kernels (None: all) for GPUs, and PTX for those to come, into a folder that is replaced as a whole.
+
+    Raises:
+        FlashsrError: the folder holds something else.
+    """
     import triton
 
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise FlashsrError(
+            f"the folder would be replaced, but it holds no compiled kernels, got {str(out)!r}; name another"
+        )
     partial = out.parent / f".{out.name}.partial"
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
+    try:
+        manifest = Manifest(
+            triton.__version__, sources_digest(), *_images(partial, names or list(kernels()), capabilities)
+        )
+        write_manifest(partial, manifest)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except BaseException:  # an interrupt too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _images(
+    folder: Path, names: Sequence[str], capabilities: Sequence[int]
+) -> tuple[dict[str, dict[int, Image]], dict[str, Image]]:
+    """Cubins and PTX, stored; a line about each on stderr."""
     cubins: dict[str, dict[int, Image]] = {}
     ptx: dict[str, Image] = {}
-    for name in names or kernels():
+    for name in names:
         kernel = kernels()[name]
         for capability in capabilities:
             started = time.perf_counter()
             made = compiled(kernel, capability)
-            cubins.setdefault(name, {})[capability] = _stored(partial, f"{name}.sm{capability}.cubin", made.cubin, made)
+            cubins.setdefault(name, {})[capability] = _stored(folder, f"{name}.sm{capability}.cubin", made.cubin, made)
             used = resources(made.cubin)
             sys.stderr.write(
                 f"{name} sm_{capability}: {time.perf_counter() - started:.1f} s, {len(made.cubin)} bytes, "
@@ -161,13 +188,8 @@ def build(out: Path, *, names: Sequence[str] | None = None, capabilities: Sequen
                 f"{made.shared_bytes} bytes shared\n"
             )
         made = compiled(kernel, FIRST_CAPABILITY, ptx_version=_PTX_VERSION)
-        ptx[name] = _stored(partial, f"{name}.ptx", made.ptx.encode(), made)
-    manifest = Manifest(triton.__version__, sources_digest(), cubins, ptx)
-    write_manifest(partial, manifest)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
-    return manifest
+        ptx[name] = _stored(folder, f"{name}.ptx", made.ptx.encode(), made)
+    return cubins, ptx
 
 
 def _stored(folder: Path, file: str, code: bytes, made: Compiled) -> Image:
