@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Checks and measures the GPU path on this machine, and writes what it found to a JSON file under benchmarks/.
+
+    python scripts/gpu_check.py [--sizes 768x1408 1088x1920 1440x2560] [--parts kernels speed ...] [--out FILE]
+
+Needs Python 3.12, torch with CUDA, triton, cuda-python, onnx and onnxruntime; no network. For the filter itself VapourSynth
+81 has to be there too, if only as a wheel: `--wheels FOLDER` unpacks those of a folder first. TensorRT or TensorRT-RTX are
+measured where they can be imported. Each part runs in a process of its own with a time limit, so that one that fails or hangs
+doesn't take the others' results along; the status is 1 if one failed. Under ten minutes on an H200 by its limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gpu_parts.settings import Settings  # noqa: E402
+
+from vsflashsr.errors import FlashsrError  # noqa: E402
+
+PARTS = {
+    "ceilings": 60,
+    "kernels": 150,
+    "step": 120,
+    "speed": 240,
+    "filter_run": 120,
+    "engines": 120,
+}
+"""Part → seconds it may take."""
+TOTAL_S = 570
+"""Under ten minutes in all: a part gets what the others have left over, at most its own limit."""
+
+
+def size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH of the output."""
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH, got {text!r}") from None
+    if min(height, width) < 128 or height % 4 or width % 4:
+        raise argparse.ArgumentTypeError(f"height and width are multiples of 4 from 128 on, got {text!r}")
+    return height, width
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    found.add_argument("--sizes", nargs="+", type=size, default=[(768, 1408), (1088, 1920), (1440, 2560)])
+    found.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    found.add_argument("--dtype", choices=("fp16", "bf16"), default="fp16")
+    found.add_argument("--steps", type=int, default=12, help="steps of 8 frames that are timed (default: %(default)s)")
+    found.add_argument("--repeats", type=int, default=15, help="times each kernel is timed (default: %(default)s)")
+    found.add_argument("--bundle", type=Path, default=ROOT / ".gpu" / "bundle", help="a full-size bundle for vspipe's speed")
+    found.add_argument("--wheels", type=Path, help="folder of wheels to unpack first")
+    found.add_argument("--out", type=Path, help="JSON file (default: benchmarks/GPU-DATE.json)")
+    found.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
+    found.add_argument("--report", type=Path, help=argparse.SUPPRESS)
+    return found
+
+
+def main() -> int:
+    given = parser().parse_args()
+    if given.part:
+        return run_part(given)
+    environment = dict(os.environ)
+    if given.wheels:
+        environment["PYTHONPATH"] = os.pathsep.join([str(unpacked(given.wheels)), environment.get("PYTHONPATH", "")])
+    start = time.monotonic()
+    report: dict[str, Any] = {"machine": machine(), "parts": {}}
+    failed = False
+    for part in given.parts:
+        left = min(PARTS[part], TOTAL_S - (time.monotonic() - start))
+        begin = time.monotonic()
+        found: dict[str, Any] = {"error": "no time was left"}
+        if left > 5:
+            found = supervised(part, sys.argv[1:], environment, left)
+        report["parts"][part] = {**found, "seconds": round(time.monotonic() - begin, 1)}
+        failed |= "error" in found or found.get("passed") is False
+        print(f"--- {part}: {json.dumps(found, indent=1)}", flush=True)
+    out = given.out or ROOT / "benchmarks" / f"{report['machine']['gpu'].replace(' ', '-')}-{time.strftime('%Y-%m-%d')}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for line in summary(report["parts"]):
+        print(line)
+    print(f"written to {out}{'; something FAILED, see above' if failed else ''}")
+    return int(failed)
+
+
+def run_part(given: argparse.Namespace) -> int:
+    """In the process of one part."""
+    settings = Settings(tuple(given.sizes), given.dtype, given.steps, given.repeats, given.bundle)
+    found = importlib.import_module(f"gpu_parts.{given.part}").part(settings)
+    given.report.write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def supervised(part: str, arguments: list[str], environment: dict[str, str], limit_s: float) -> dict[str, Any]:
+    """A part's findings, or why there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        command = [sys.executable, str(Path(__file__)), *arguments, "--part", part, "--report", str(report)]
+        errors = Path(folder, "stderr.txt")
+        with errors.open("wb") as sink:
+            try:
+                status = subprocess.run(
+                    command, env=environment, cwd=ROOT, timeout=limit_s, stdout=sink, stderr=sink, check=False
+                ).returncode
+            except subprocess.TimeoutExpired:
+                status = None
+        said = errors.read_text(encoding="utf-8", errors="replace")[-2000:]
+        if status is None:
+            return {"error": f"not done after {limit_s:.0f} s", "stderr": said}
+        if status or not report.exists():
+            return {"error": f"status {status}", "stderr": said}
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures belong to."""
+    from vsflashsr import __version__
+    from vsflashsr.gpu.device import Device
+
+    device = Device()
+    try:
+        gpu: dict[str, Any] = {
+            "gpu": device.name,
+            "compute_capability": list(device.capability),
+            "driver_cuda_version": device.driver_version,
+            "memory_bytes": device.total_bytes,
+        }
+    finally:
+        device.close()
+    versions = {name: version_of(name) for name in ("torch", "triton", "tensorrt", "tensorrt_rtx", "numpy")}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        **gpu,
+        "driver": driver_of(),
+        "commit": commit.stdout.strip() or "unknown",
+        "vsflashsr": __version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        **versions,
+    }
+
+
+def version_of(module: str) -> str | None:
+    """Asked of a process of its own: importing some of these is not harmless."""
+    code = f"import {module}; print({module}.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def driver_of() -> str | None:
+    """The driver's own version, if nvidia-smi is there to tell."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
+
+
+def unpacked(wheels: Path) -> Path:
+    """A folder that the wheels were installed to, without a network."""
+    target = Path(tempfile.mkdtemp(prefix="gpu-check-"))
+    found = sorted(str(path) for path in wheels.glob("*.whl"))
+    if not found:
+        raise SystemExit(f"there is no wheel in {wheels}")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(target), *found]
+    subprocess.run(command, check=True)
+    return target
+
+
+def summary(parts: dict[str, Any]) -> list[str]:
+    """The few lines that people look for."""
+    lines: list[str] = []
+    ceiling = parts.get("ceilings", {}).get("fp16_tflop_per_s")
+    for name, found in parts.get("speed", {}).items():
+        if not isinstance(found, dict) or "frames_per_s" not in found:
+            continue
+        share = f", {found['tflop_per_s'] / ceiling:.0%} of the measured fp16 matrix rate" if ceiling else ""
+        lines.append(
+            f"FlashVSR {name}: {found['frames_per_s']['fetched']:.1f} frames/s fetched, "
+            f"{found['frames_per_s']['device']:.1f} on the device{share}"
+        )
+    for name, found in parts.get("kernels", {}).items():
+        if isinstance(found, dict) and "max_error" in found:
+            lines.append(
+                f"attention {name}: max error {found['max_error']:.2g}, masks {'equal' if found['masks_equal'] else 'DIFFER'}, "
+                f"{found['attend_tflop_per_s']:.0f} TFLOP/s"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except FlashsrError as failure:
+        sys.exit(str(failure))

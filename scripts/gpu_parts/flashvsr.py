@@ -1,0 +1,156 @@
+"""FlashVSR at the published size with random weights: frames per second, milliseconds by stage, memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from trt_build.flashvsr.config import FlashVSRConfig
+from vsflashsr.gpu import launches
+from vsflashsr.gpu.device import Device
+from vsflashsr.models.flashvsr.device_graphs import StepGraphs
+from vsflashsr.models.flashvsr.device_model import step_shape
+from vsflashsr.models.flashvsr.device_step import DeviceStep, RunState, StepInputs
+from vsflashsr.models.flashvsr.noise import step_noise
+from vsflashsr.models.flashvsr.options import Options
+
+from .random_flashvsr import section_of
+from .timing import median_ms
+from .work import step_flop
+
+SCALE = 4
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the measurement stands on; a test puts a mock in its place."""
+
+    device: Device
+    library: Any
+    graphs: StepGraphs
+    config: FlashVSRConfig
+    dtype: str
+
+
+def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int, repeats: int) -> dict[str, Any]:
+    """One size, (height, width) of the output: a first step, four to warm up, then `steps` that are timed three ways."""
+    options = Options()
+    low = (size[0] // SCALE, size[1] // SCALE)
+    section = section_of(given.config)
+    shape = step_shape(section, options, dtype=given.dtype, low=low, scale=SCALE)
+    device = given.device
+    free_before = device.free_bytes()
+    step = DeviceStep(device, given.library, given.graphs, section, shape, captured=captured)
+    random = np.random.default_rng(0)
+    clip = [random.random((3, *low), dtype=np.float32) for _ in range(25)]
+    noise = {n: step_noise(0, range(n), shape.grid.height_px // 8, shape.grid.width_px // 8) for n in (25, 8)}
+
+    def submit(state: RunState | None) -> tuple[Any, RunState]:
+        count = 25 if state is None else 8
+        return step.submit(StepInputs(clip[:count], noise[count]), state)
+
+    result, state = submit(None)
+    first = np.stack(list(result.fetch()))
+    for _ in range(4):
+        result, state = submit(state)
+        result.fetch()
+
+    def fetched() -> None:
+        """As the filter does it: the next step is submitted, then this one's frames are fetched."""
+        nonlocal state
+        waiting = None
+        for _ in range(steps):
+            newest, state = submit(state)
+            if waiting is not None:
+                waiting.fetch()
+            waiting = newest
+        assert waiting is not None
+        waiting.fetch()
+
+    def unfetched() -> None:
+        """Nothing is copied on the host: what the device alone can do."""
+        nonlocal state
+        newest = None
+        for _ in range(steps):
+            newest, state = submit(state)
+        assert newest is not None
+        newest.fetch()
+
+    def one_by_one() -> None:
+        """Every step is waited for before the next is submitted: no overlap."""
+        nonlocal state
+        for _ in range(steps):
+            newest, state = submit(state)
+            newest.fetch()
+
+    ways = {"fetched": fetched, "device": unfetched, "serial": one_by_one}
+    rates = {name: 8 * steps / _seconds(way) for name, way in ways.items()}
+    last, state = submit(state)
+    finite = bool(np.isfinite(np.stack(list(last.fetch()))).all() and np.isfinite(first).all())
+    flop = step_flop(given.config, shape.grid)
+    report = {
+        "size": list(size),
+        "captured": captured,
+        "frames_per_s": rates,
+        "overlap": rates["fetched"] / rates["serial"],
+        "tflop_per_step": {name: value / 1e12 for name, value in flop.items()},
+        "tflop_per_s": sum(flop.values()) / 1e12 * rates["device"] / 8,
+        "stages_ms": _stages(step, state, repeats),
+        "memory": {
+            "stated_bytes": step.memory.total_bytes,
+            "items": dict(step.memory.items),
+            "taken_bytes": free_before - device.free_bytes() + given.graphs.weights_bytes,
+        },
+        "finite": finite,
+    }
+    return report
+
+
+def _stages(step: DeviceStep, state: RunState, repeats: int) -> dict[str, float]:
+    """Milliseconds of each stage of a steady step, alone on the device."""
+    shape, run, work, device = step.shape, state.run, step._work, step.device
+    stream, decode = step._dit, step._decode
+    device.make_current()
+    phase = step._phases[1]
+    values = {"v": run.buffers["values.0"].address}
+    made = {"q": work["q"].address, "k": work["k"].address, **values}
+    scratch = step._dit_scratch.address
+    attention = shape.attention(1, shape.slots)
+    at = launches.AttentionAddresses(
+        q=work["q"].address,
+        k=work["k"].address,
+        keys=run.buffers["keys.0"].address,
+        values=run.buffers["values.0"].address,
+        key_means=run.buffers["pooled.0"].address,
+        cosine=step._inputs[0].address("cosine"),
+        sine=step._inputs[0].address("sine"),
+        out=work["attended"].address,
+        scratch=work["attention"].address,
+    )
+    middle = {"x": work["x.0"].address, "attended": work["attended"].address, "x_out": work["x.1"].address, **made}
+
+    def timed(work_: Callable[[], object], on: Any = stream) -> float:
+        return median_ms(device, on, work_, repeats)
+
+    parts = launches.attention(attention, at, 0)
+    each = {launch.kernel: timed(partial(step._run, stream, [launch])) for launch in parts}
+    layers = shape.layers
+    return {
+        "projector": timed(lambda: step._queue_projector(stream, run, False, 0)),
+        "one piece": timed(lambda: phase.middle.enqueue(0, stream, middle, scratch)),
+        "pieces": layers * timed(lambda: phase.middle.enqueue(0, stream, middle, scratch)),
+        "attention": layers * timed(lambda: step._run(stream, parts)),
+        **{f"attention: {name}": layers * value for name, value in each.items()},
+        "decoder and colours": timed(lambda: step._queue_decode(decode, run, False, 0), decode),
+    }
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
