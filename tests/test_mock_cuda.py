@@ -259,6 +259,18 @@ def test_fresh_memory_is_nan() -> None:
             assert np.isnan(mock.view(buffer.address, 4, kind)).all()
 
 
+def test_memory_that_the_pool_hands_out_again_is_nan() -> None:
+    with mock_device() as (device, mock):
+        stream, buffer = device.stream(), device.alloc(64)
+        address = buffer.address
+        stream.zero(buffer)
+        stream.synchronize()
+        buffer.free(stream)
+        again = device.alloc(64)
+        assert again.address == address
+        assert np.isnan(mock.view(again.address, 16, np.float32)).all()
+
+
 def test_only_live_memory_can_be_viewed() -> None:
     with mock_device() as (device, mock):
         buffer = device.alloc(100)
