@@ -28,7 +28,7 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 @interpreted
-@pytest.mark.parametrize(("rows", "cols", "slices", "dim"), [(1, 1, 3, 32), (2, 3, 1, 1536)])
+@pytest.mark.parametrize(("rows", "cols", "slices", "dim"), [(1, 1, 3, 32), (2, 2, 1, 544)])
 def test_tokens_are_brought_into_window_order(rows: int, cols: int, slices: int, dim: int) -> None:
     grid = Grid(rows, cols)
     latents = [placed(drawn((grid.slice_tokens // 2, dim), seed).astype(np.float16)) for seed in range(2 * slices)]

@@ -28,6 +28,7 @@ from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS
 
 _CHOICE = "TRITON_INTERPRET"
 _CAPABILITY = 90
+_NUMBERS = {"p": np.uint64, "i32": np.int32, "i64": np.int64}
 
 
 def interpreted[**P, R](test: Callable[P, R]) -> Callable[P, R]:
@@ -72,14 +73,12 @@ def run_launch(launch: Launch, **constants: int) -> None:
 
     assert interpreting(), "TRITON_INTERPRET=1 has to be set before Triton is imported: mark the test @interpreted"
     kernel = kernels()[launch.kernel]
-    types = {"fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32, "i32": tl.int32}
+    types = {"fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32, "i32": tl.int32, "i64": tl.int64}
     values: list[Any] = []
+    # Given as the interpreter's own tensors: to find out the type of anything else it imports torch.
     for (_, type_), (kind, value) in zip(kernel.arguments, launch.args, strict=True):
-        if kind == "p":
-            pointer = tl.pointer_type(types[type_[1:]])
-            values.append(tl.tensor(TensorHandle(np.array([value], np.uint64), pointer), pointer))
-        else:
-            values.append(value)
+        own = tl.pointer_type(types[type_[1:]]) if kind == "p" else types[kind]
+        values.append(tl.tensor(TensorHandle(np.array([value], _NUMBERS[kind]), own), own))
     # Whole windows at once: the interpreter's time goes by the number of operations, not by their size.
     whole = {"BLOCK_N": WINDOW_TOKENS} if "BLOCK_N" in tuning(kernel, _CAPABILITY).constants else {}
     with _mended():
