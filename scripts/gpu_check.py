@@ -34,6 +34,7 @@ PARTS = {
     "ceilings": 60,
     "kernels": 150,
     "step": 120,
+    "golden": 60,
     "speed": 240,
     "filter_run": 120,
     "engines": 120,
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, default=12, help="steps of 8 frames that are timed (default: %(default)s)")
     found.add_argument("--repeats", type=int, default=15, help="times each kernel is timed (default: %(default)s)")
     found.add_argument("--bundle", type=Path, default=ROOT / ".gpu" / "bundle", help="a full-size bundle for vspipe's speed")
+    found.add_argument("--golden", type=Path, help="folder with FlashVSR's reference numbers")
     found.add_argument("--wheels", type=Path, help="folder of wheels to unpack first")
     found.add_argument("--out", type=Path, help="JSON file (default: benchmarks/GPU-DATE.json)")
     found.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
@@ -99,7 +101,7 @@ def main() -> int:
 
 def run_part(given: argparse.Namespace) -> int:
     """In the process of one part."""
-    settings = Settings(tuple(given.sizes), given.dtype, given.steps, given.repeats, given.bundle)
+    settings = Settings(tuple(given.sizes), given.dtype, given.steps, given.repeats, given.bundle, given.golden)
     found = importlib.import_module(f"gpu_parts.{given.part}").part(settings)
     given.report.write_text(json.dumps(found), encoding="utf-8")
     return 0

@@ -31,13 +31,14 @@ log = logging.getLogger("train_builtin")
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    defaults, shape = TrainConfig(steps=20000), NetConfig(scale=2)
+    defaults, shape = TrainConfig(single=9000, steps=1600), NetConfig(scale=2)
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, required=True, help="folder of clips")
     p.add_argument("--cache", type=Path, help="where decoded and degraded clips are kept (OUT/cache)")
     p.add_argument("--out", type=Path, required=True, help="folder of the run")
     p.add_argument("--scale", type=int, choices=[2, 4], default=2)
-    p.add_argument("--steps", type=int, default=defaults.steps, help="%(default)s")
+    p.add_argument("--single", type=int, default=defaults.single, help="steps on single frames (%(default)s)")
+    p.add_argument("--steps", type=int, default=defaults.steps, help="steps on sequences after that (%(default)s)")
     p.add_argument("--stop", type=int, help="stop after this step, to be resumed later")
     p.add_argument("--seed", type=int, default=defaults.seed)
     p.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if it exists")
@@ -45,17 +46,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     p.add_argument("--frames", type=int, default=64, help="frames used of each clip, at most")
-    p.add_argument("--pages", type=int, default=6, help="drawn clips of text that are added (%(default)s)")
+    p.add_argument("--drawn", type=int, default=8, help="clips of text, and of shapes, that are drawn (%(default)s)")
+    p.add_argument("--single-batch", type=int, default=defaults.single_batch)
+    p.add_argument("--single-crop", type=int, default=defaults.single_crop)
+    p.add_argument("--single-rate", type=float, default=defaults.single_rate)
+    p.add_argument("--single-loss", choices=["charbonnier", "psnr"], default=defaults.single_loss)
+    p.add_argument("--loss", choices=["charbonnier", "psnr"], default=defaults.loss, help="of the second phase")
     p.add_argument("--batch", type=int, default=defaults.batch)
     p.add_argument("--length", type=int, default=defaults.length, help="frames of a training sequence")
     p.add_argument("--crop", type=int, default=defaults.crop, help="low-resolution pixels, a multiple of 8")
     p.add_argument("--rate", type=float, default=defaults.rate, help="learning rate")
-    p.add_argument("--decay", type=float, default=defaults.decay, help="part of the steps in which it falls")
+    p.add_argument("--decay", type=float, default=defaults.decay, help="part of each phase in which it falls")
     p.add_argument("--validate-every", type=int, default=defaults.validate_every)
     p.add_argument("--save-every", type=int, default=defaults.save_every)
     p.add_argument("--channels", type=int, default=shape.channels)
     p.add_argument("--layers", type=int, default=shape.layers)
-    p.add_argument("--state", type=int, default=shape.state, help="channels of memory; 0: single frames")
+    p.add_argument("--state", type=int, default=shape.state, help="channels of memory")
     p.add_argument("--memory", choices=["aligned", "still"], default=shape.memory)
     p.add_argument("--export", type=Path, help="bundle folder to write the graph into at the end")
     p.add_argument("--name", default="builtin", help="the bundle's name")
@@ -64,10 +70,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train(a: argparse.Namespace) -> Path:
     """Run the training; the checkpoint."""
-    clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads, a.pages)
+    clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads, a.drawn)
     training, held = split(clips)
     log.info("%d clips to train on, held out: %s", len(training), ", ".join(c.name for c in held))
-    shape = NetConfig(a.scale, a.channels, a.layers, a.state, memory=a.memory)
+    shape = NetConfig(a.scale, a.channels, a.layers, a.state, a.memory)
     names = {f.name for f in dataclasses.fields(TrainConfig)}
     config = TrainConfig(**{k: v for k, v in vars(a).items() if k in names})
     trainer = Trainer(shape, config, a.out, a.device)
@@ -75,7 +81,9 @@ def train(a: argparse.Namespace) -> Path:
         trainer.resume()
     elif a.start_from:
         trainer.start_from(a.start_from)
-    trainer.run(Sampler(training, a.scale, a.batch, a.length, a.crop, a.seed), held, a.stop)
+    single = Sampler(training, a.scale, a.single_batch, 1, a.single_crop, a.seed)
+    sequences = Sampler(training, a.scale, a.batch, a.length, a.crop, a.seed)
+    trainer.run(single, sequences, held, a.stop)
     return trainer.checkpoint
 
 

@@ -297,6 +297,24 @@ def run_on_host(launch: Launch, view: View) -> None:
         _KERNELS[kernel.function](view, values, launch.grid, dtype, dim)
 
 
+def _touched(launch: Launch) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(address, size) of what a launch reads and writes that another stream may touch too: frames, latents, results."""
+    kernel = kernels()[launch.kernel]
+    a = {name: int(value) for (name, _), (_, value) in zip(kernel.arguments, launch.args, strict=True)}
+    reads = [(a[name], 4) for name, kind in kernel.arguments if kind.startswith("*")]
+    match kernel.function:
+        case "from_patches":
+            slices = launch.grid[0] * 64 // (a["rows"] * a["cols"] * WINDOW_TOKENS)
+            values = (2 * slices - 1) * a["frame_stride"] + 15 * a["channel_stride"] + a["rows"] * a["cols"] * 256
+            return reads, [(a["latents"], 4 * values)]
+        case "resize_columns":
+            frames = launch.grid[2] * a["height"] * a["width"] * 4
+            return [*reads, (a["source"], frames), (a["exact"], 4 * (launch.grid[2] // 3))], []
+        case "adain" | "finish" | "wavelet_finish":
+            return reads, [(a["out"], launch.grid[1] * a["height"] * a["width"] * 4)]
+    return reads, []
+
+
 class HostKernels:
     """Stands in for ``KernelLibrary`` on the mock device."""
 
@@ -307,8 +325,8 @@ class HostKernels:
     def run(self, stream: Stream, launch: Launch) -> None:
         """See ``KernelLibrary.run``."""
         self.launched.append(launch.kernel)
-        pointers = [int(value) for kind, value in launch.args if kind == "p"]
+        reads, writes = _touched(launch)
         view = self._mock.view
         self._mock.enqueue(
-            stream.handle, lambda: run_on_host(launch, view), reads=[(at, 4) for at in pointers], name=launch.kernel
+            stream.handle, lambda: run_on_host(launch, view), reads=reads, writes=writes, name=launch.kernel
         )

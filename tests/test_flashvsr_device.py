@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
 
-from trt_build.flashvsr.checkpoint import load_checkpoint
+from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
 from trt_build.flashvsr.export import export_bundle
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.models import fetched
@@ -37,15 +37,20 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="vsflashsr-tests-", ignore_cleanup_errors=True)
 
 
-@cache
-def bundle(variant: str, version: str) -> Bundle:
+def opened(variant: str, version: str) -> Checkpoint:
     """A FlashVSR whose head dimension the kernels know."""
     random = script("make_random_checkpoint")
-    checkpoint, out = Path(_folder().name, f"checkpoint {variant}"), Path(_folder().name, f"bundle {variant} {version}")
-    if not checkpoint.exists():
-        random.write_checkpoint(checkpoint, random.REDUCED, variant=variant)
-    loaded = load_checkpoint(checkpoint, version=version, variant=variant, head_dim=random.REDUCED.head_dim)
-    export_bundle(loaded, out, precision="fp32", name="reduced")
+    folder = Path(_folder().name, f"checkpoint {variant}")
+    if not folder.exists():
+        random.write_checkpoint(folder, random.REDUCED, variant=variant)
+    return load_checkpoint(folder, version=version, variant=variant, head_dim=random.REDUCED.head_dim)
+
+
+@cache
+def bundle(variant: str, version: str) -> Bundle:
+    """Its export."""
+    out = Path(_folder().name, f"bundle {variant} {version}")
+    export_bundle(opened(variant, version), out, precision="fp32", name="reduced")
     return load_bundle(out)
 
 

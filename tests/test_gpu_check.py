@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from vsflashsr.models.flashvsr.windows import Grid  # noqa: E402
 from vsflashsr.runtimes.device import Shape  # noqa: E402
 from vsflashsr.runtimes.torch import TorchGraph  # noqa: E402
 
-from .host_kernels import HostKernels  # noqa: E402
+from .host_kernels import HostKernels, run_on_host  # noqa: E402
 from .mock_cuda import MockDriver, mock_device  # noqa: E402
 
 REDUCED = FlashVSRConfig(
@@ -126,3 +127,46 @@ def test_without_a_gpu_one_sentence_says_so() -> None:
 def test_a_bad_size_is_refused(text: str) -> None:
     with pytest.raises(SystemExit):
         gpu_check.parser().parse_args(["--sizes", text])
+
+
+def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
+    """Its own masks injected, a model's run in float32 gives what the reference gave: the plumbing of the part is right."""
+    from gpu_parts import golden
+
+    from trt_build.flashvsr.torch_executor import TorchExecutor
+    from trt_build.flashvsr.verify_dit import golden_steps
+    from vsflashsr.models.flashvsr.windows import topk_ratio
+
+    from .test_flashvsr_device import opened
+
+    checkpoint = opened("tiny", "v1.1")
+    random = np.random.default_rng(0)
+    grid = Grid(1, 2)
+    tokens = 10 * grid.slice_tokens // 2
+    data: dict[str, Any] = {
+        "noise": random.standard_normal((1, 16, 10, 16, 32)),
+        "lq_tokens": random.standard_normal((1, tokens, checkpoint.config.dim)),
+    }
+    info = {"grid_blocks": [1, 2], "topk_ratio": topk_ratio(0.05, grid), "local_range": 3, "kv_ratio": 3.0, "chunks": 3}
+    seen: list[np.ndarray] = []
+    reference = TorchExecutor(checkpoint, observer=lambda _, taps: seen.append(taps["mask"].numpy()))
+    layers = checkpoint.config.layers
+    for step in golden_steps(data, info, reference):
+        masks = np.stack(seen[-layers:])
+        data[f"c{step.index}_pred"] = step.velocity[None]
+        data[f"c{step.index}_masks_shape"] = np.array(masks.shape)
+        data[f"c{step.index}_masks"] = np.packbits(masks, axis=-1)
+
+    def view(address: int, count: int, dtype: Any) -> np.ndarray:
+        size = count * np.dtype(dtype).itemsize
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype)
+
+    def run(launch: Any) -> None:
+        run_on_host(launch, view)
+
+    assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) > 90
+    # The masks matter: one pair more or less is far outside of the limit.
+    masks = np.unpackbits(data["c1_masks"], axis=-1)[..., : data["c1_masks_shape"][-1]].astype(bool)
+    masks[0, 0, 0, 0] ^= True
+    data["c1_masks"] = np.packbits(masks, axis=-1)
+    assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) < 60

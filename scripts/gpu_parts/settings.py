@@ -23,3 +23,5 @@ class Settings:
     """Times that each kernel and stage is timed; the median counts."""
     bundle: Path
     """Where a random bundle for the filter is made; kept, so that a second run finds it."""
+    golden: Path | None = None
+    """Folder with reference numbers."""

@@ -60,7 +60,7 @@ _E2E_SPARSE = 1.5
 def stages(golden: Path, executor: str, head_dim: int | None = None) -> Iterator[StageResult]:
     """All stages whose fixtures are there. `executor` is "torch" or "onnxruntime"."""
     yield from _table_stages(golden)
-    fixtures = _dit_info(golden)
+    fixtures = dit_fixtures(golden)
     e2e = golden / "e2e_tiny.npz"
     if not (fixtures or e2e.is_file() or (golden / "constants.npz").is_file()):
         return
@@ -129,7 +129,8 @@ def _json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _dit_info(golden: Path) -> dict[str, dict[str, Any]]:
+def dit_fixtures(golden: Path) -> dict[str, dict[str, Any]]:
+    """What the info says of each DiT run whose fixture is there."""
     info: dict[str, dict[str, Any]] = _json(golden / _INFO_DIT).get("info", {})
     return {name: value for name, value in info.items() if (golden / f"{name}.npz").is_file()}
 
@@ -233,7 +234,7 @@ def _error(made: Array, wanted: Array) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class GoldenStep:
     """One step of a DiT fixture."""
 
     index: int
@@ -242,7 +243,8 @@ class _Step:
     caches: tuple[tuple[Slice[Any], ...], ...]
 
 
-def _steps(data: Fixture, info: Mapping[str, Any], executor: Executor[Any]) -> Iterator[_Step]:
+def golden_steps(data: Fixture, info: Mapping[str, Any], executor: Executor[Any]) -> Iterator[GoldenStep]:
+    """The steps of a fixture, run by an executor."""
     grid = Grid(*info["grid_blocks"])
     options = StepOptions(info["topk_ratio"], info["local_range"], info["kv_ratio"])
     plan = attention_plan(executor, grid, options)
@@ -262,18 +264,24 @@ def _steps(data: Fixture, info: Mapping[str, Any], executor: Executor[Any]) -> I
             slices=slices,
             kv_ratio=options.kv_ratio,
         )
-        yield _Step(index, noise, noise - from_patches(executor.download(latents), grid), caches)
+        yield GoldenStep(index, noise, noise - from_patches(executor.download(latents), grid), caches)
+
+
+def golden_masks(data: Fixture, step: int) -> npt.NDArray[np.bool_]:
+    """(layers, heads, query windows, key windows): which pairs the reference kept."""
+    shape = tuple(int(size) for size in data[f"c{step}_masks_shape"])
+    masks: npt.NDArray[np.bool_] = np.unpackbits(data[f"c{step}_masks"], axis=-1)[..., : shape[-1]].astype(bool)
+    return masks
 
 
 def _dit(name: str, data: Fixture, info: Mapping[str, Any], runner: _Runner) -> StageResult:
     worst, identical, kept = 0.0, True, 0
     grid = Grid(*info["grid_blocks"])
     executor = runner.executor
-    step: _Step | None = None
-    for step in _steps(data, info, executor):
+    step: GoldenStep | None = None
+    for step in golden_steps(data, info, executor):
         worst = max(worst, _error(step.velocity, data[f"c{step.index}_pred"][0]))
-        shape = tuple(int(size) for size in data[f"c{step.index}_masks_shape"])
-        wanted = np.unpackbits(data[f"c{step.index}_masks"], axis=-1)[..., : shape[-1]].astype(bool)
+        wanted = golden_masks(data, step.index)
         masks = np.stack(runner.masks)
         identical &= masks.shape == wanted.shape and bool((masks == wanted).all())
         kept += int(masks.sum())
@@ -287,7 +295,7 @@ def _dit(name: str, data: Fixture, info: Mapping[str, Any], runner: _Runner) -> 
     return StageResult(name, worst, TOLERANCE, identical, note)
 
 
-def _cache_error(data: Fixture, info: Mapping[str, Any], executor: Executor[Any], last: _Step) -> float:
+def _cache_error(data: Fixture, info: Mapping[str, Any], executor: Executor[Any], last: GoldenStep) -> float:
     """The fixture's cache holds keys turned by their place in the clip; ours are turned when they are used."""
     grid = Grid(*info["grid_blocks"])
     plan = attention_plan(executor, grid, StepOptions(info["topk_ratio"], info["local_range"], info["kv_ratio"]))
@@ -308,7 +316,7 @@ def _taps(name: str, data: Fixture, taps: Fixture, info: Mapping[str, Any], runn
     grid = Grid(*info["grid_blocks"])
     worst, compared = 0.0, 0
     with watched.hooks():
-        for step in _steps(data, info, watched.executor):
+        for step in golden_steps(data, info, watched.executor):
             made = _block_taps(watched.taps, runner.seen[0], grid, watched.executor)
             for key, wanted in ((key, taps[key]) for key in taps if key.startswith(f"c{step.index}_b0_")):
                 tap = key.removeprefix(f"c{step.index}_b0_")
