@@ -140,6 +140,22 @@ def test_wide_heads_on_a_single_window() -> None:
 
 
 @interpreted
+def test_rows_are_done_in_the_order_given() -> None:
+    """Longest first is for speed alone, so only an order that leaves a row out shows that it is followed."""
+    shape = Attention(Grid(1, 2), 1, 32, "fp32", 1, 1, local_range=1, budget=9)
+    at, scratch = attention_scratch(shape), unset((attention_scratch(shape).size_bytes,), np.uint8)
+    scratch[at.counts :][:8].view(np.int32)[:] = 0
+    scratch[at.order :][:8].view(np.int32)[:] = 1
+    tokens, out = placed(np.ones((256, 32), np.float32)), placed(np.ones((256, 32), np.float32))
+    q, address = tokens.ctypes.data, scratch.ctypes.data
+    addresses = AttentionAddresses(
+        q=q, k=q, keys=q, values=q, key_means=16, cosine=16, sine=16, out=out.ctypes.data, scratch=address
+    )
+    run_launch(attend(shape, q, addresses, address))
+    assert (out[:128] == 1).all() and (out[128:] == 0).all()
+
+
+@interpreted
 def test_keys_are_read_in_whole_windows_or_in_parts() -> None:
     """As for GPUs of less shared memory."""
     shape = Attention(Grid(1, 1), 1, 32, "fp32", 1, 3, local_range=1, budget=9)

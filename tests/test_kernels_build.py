@@ -163,6 +163,11 @@ def test_the_image_that_fits_the_gpu_runs(tmp_path: Path, capability: tuple[int,
     assert runs[0][2][2:] == [5000, 0, 0], "Triton's own pointers are null"
 
 
+def test_of_several_that_fit_the_newest_runs(tmp_path: Path) -> None:
+    write_images(tmp_path, capabilities=(80, 86, 90))
+    assert ran(tmp_path, (8, 9))[0][0] == "cast.fp32.fp16@sm86"
+
+
 def refused(folder: Path, capability: tuple[int, int]) -> str:
     with pytest.raises(FlashsrError) as error:
         ran(folder, capability)
