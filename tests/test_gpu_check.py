@@ -170,3 +170,11 @@ def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
     masks[0, 0, 0, 0] ^= True
     data["c1_masks"] = np.packbits(masks, axis=-1)
     assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) < 60
+
+
+def test_a_host_without_vapoursynth_can_be_checked() -> None:
+    parts = [part for part in gpu_check.PARTS if part != "filter_run"]
+    code = f"import sys, importlib; sys.modules['vapoursynth'] = None; sys.path.insert(0, {str(ROOT / 'scripts')!r}); " + (
+        f"[importlib.import_module('gpu_parts.' + part) for part in {parts!r}]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -1,6 +1,18 @@
 """vsflashsr: one-step, streaming, causal video super-resolution for VapourSynth."""
 
-from .filter import flashsr
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .filter import flashsr
 
 __all__ = ["flashsr"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``flashsr``, on first use: the offline tools and a host that only checks a GPU have no VapourSynth."""
+    if name == "flashsr":
+        from .filter import flashsr
+
+        return flashsr
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
