@@ -140,7 +140,7 @@ def test_hidden_windows_are_dropped_where_the_budget_exceeds_what_there_is(reach
 
 
 @interpreted
-@pytest.mark.parametrize("count", [1, 300, 5000, pytest.param(921600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [1, 300, 5000, pytest.param(100000, marks=pytest.mark.long)])
 def test_the_threshold_is_exact(count: int) -> None:
     """To the bit, of values with ties, zeros, and neighbours that differ in the last one."""
     random = np.random.default_rng(count)
