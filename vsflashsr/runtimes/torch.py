@@ -72,8 +72,11 @@ class TorchGraph:
         import torch
 
         self._device = torch.device(device)
-        # Convolutions of 16-bit numbers are laid out channels last on a GPU anyway; weights that are so already save the turning.
-        self._module = module.to(self._device).to(memory_format=torch.channels_last).eval()
+        self._module = module.to(self._device).eval()
+        for weight in self._module.parameters():
+            if weight.ndim == 4:
+                # Convolutions of 16-bit numbers run channels last on a GPU; weights that lie so needn't be turned each time.
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self.inputs = {name: _described(name, dtype) for name, dtype in inputs}
         self.outputs = {name: _described(name, dtype) for name, dtype in outputs}
