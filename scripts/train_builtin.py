@@ -1,11 +1,14 @@
-"""Train the built-in model on a folder of clips and export it as a bundle.
+r"""Train the built-in model on a folder of clips and export it as a bundle.
 
-    python scripts/train_builtin.py --data CLIPS --scale 2 --out RUN --steps 20000 --export BUNDLE
-    python scripts/train_builtin.py --data CLIPS --scale 4 --out RUN4 --start-from RUN/last.pt --export BUNDLE
+    python scripts/train_builtin.py --data CLIPS --scale 2 --out X2 --export BUNDLE
+    python scripts/train_builtin.py --data CLIPS --scale 4 --out X4 --start-from X2/single.pt --single 6000 \
+        --single-loss psnr --export BUNDLE
 
+It trains in two phases: on single frames, in many small crops, then on sequences, where the memory is learned.
 Clips may be of any size and format that PyAV reads; they should have no scene cut inside. Decoded and degraded
 versions are kept in --cache. A run that was interrupted goes on with --resume, to the same bytes as without the
-interruption (same machine, same --threads). Its folder holds `last.pt`, `log.jsonl` and `curve.png`.
+interruption (same machine, same --threads). Its folder holds `last.pt`, `single.pt` (as the
+first phase ended), `log.jsonl` and `curve.png`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ log = logging.getLogger("train_builtin")
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    defaults, shape = TrainConfig(single=9000, steps=1600), NetConfig(scale=2)
+    defaults, shape = TrainConfig(single=9000, steps=1000), NetConfig(scale=2)
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, required=True, help="folder of clips")
     p.add_argument("--cache", type=Path, help="where decoded and degraded clips are kept (OUT/cache)")

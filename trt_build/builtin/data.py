@@ -8,7 +8,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import av
 import numpy as np
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from trt_build.builtin.degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
 from trt_build.builtin.pages import page
+from trt_build.builtin.shapes import shapes
 
 SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m2ts", ".ts", ".mpg", ".y4m"}
 HOLD_OUT = 18
@@ -32,6 +33,8 @@ class Clip:
     """(frames, height, width) of uint8, limited-range luma."""
     low: tuple[Path, ...]
     """The same at 1/scale, one file for each variant."""
+    drawn: bool
+    """Made here, not decoded from a file."""
 
     def load(self, variant: int) -> tuple[Luma, Luma]:
         """High and low resolution, memory-mapped."""
@@ -62,18 +65,28 @@ def _save(path: Path, array: Luma) -> None:
     part.replace(path)
 
 
-def _source(source: Path | int, frames: int, seed: int) -> Luma:
-    """A clip's luma: decoded from a file, or the drawn page of that number."""
+@dataclass(frozen=True)
+class Drawing:
+    """A clip that is drawn instead of decoded."""
+
+    kind: Literal["page", "shapes"]
+    number: int
+
+
+def _source(source: Path | Drawing, frames: int, seed: int) -> Luma:
+    """A clip's luma: decoded from a file, or drawn."""
     if isinstance(source, Path):
         return decode(source, frames)
-    return page(np.random.default_rng([seed, source]))
+    return (page if source.kind == "page" else shapes)(np.random.default_rng([seed, source.number]))
 
 
-def _prepare(source: Path | int, cache: Path, scale: int, frames: int, seed: int) -> Clip:
+def _prepare(source: Path | Drawing, cache: Path, scale: int, frames: int, seed: int) -> Clip:
     # The key is the file's name and size: training clips do not change in place.
-    text = f"{source.name} {source.stat().st_size} {frames}" if isinstance(source, Path) else f"page {source} {seed}"
+    if isinstance(source, Path):
+        name, text = source.stem, f"{source.name} {source.stat().st_size} {frames}"
+    else:
+        name, text = f"{source.kind}_{source.number}", f"{source.kind} {source.number} {seed}"
     key = hashlib.sha256(text.encode()).hexdigest()[:10]
-    name = source.stem if isinstance(source, Path) else f"page_{source}"
     high = cache / f"{name}-{key}.npy"
     if not high.exists():
         _save(high, _source(source, frames, seed))
@@ -88,16 +101,17 @@ def _prepare(source: Path | int, cache: Path, scale: int, frames: int, seed: int
         how = draw(variant, scale, rng)
         _save(file, degrade(luma, scale, how, rng))
         file.with_suffix(".json").write_text(json.dumps(how.__dict__), encoding="utf-8")
-    return Clip(name, high, low)
+    return Clip(name, high, low, isinstance(source, Drawing))
 
 
-def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs: int, pages: int = 6) -> list[Clip]:
-    """Decode and degrade every clip of `folder`, and `pages` drawn ones, into `cache`; what is there already is kept."""
+def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs: int, drawn: int = 8) -> list[Clip]:
+    """Decode and degrade every clip of `folder`, and `drawn` pages and as many shapes, into `cache`; what is there is kept."""
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} holds no clips; give a folder with some of {', '.join(sorted(SUFFIXES))}")
     cache.mkdir(parents=True, exist_ok=True)
-    sources = [*paths, *range(pages)]
+    sources: list[Path | Drawing] = [*paths]
+    sources += [Drawing("page", n) for n in range(drawn)] + [Drawing("shapes", n) for n in range(drawn)]
     if jobs == 1:
         return [_prepare(p, cache, scale, frames, seed) for p in tqdm(sources, desc="degrading", unit="clip")]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -106,8 +120,11 @@ def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs:
 
 
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation clips; with a single clip it serves both."""
-    held = clips[HOLD_OUT // 2 :: HOLD_OUT] or clips[-1:]
+    """Training and validation clips: of the drawn ones, one of each kind is held out; a single clip serves both."""
+    found, drawn = [c for c in clips if not c.drawn], [c for c in clips if c.drawn]
+    held = found[HOLD_OUT // 2 :: HOLD_OUT] or found[-1:]
+    half = len(drawn) // 2
+    held += [drawn[half - 1], drawn[-1]] if half else []
     return [c for c in clips if c not in held] or held, held
 
 
@@ -143,10 +160,8 @@ class Sampler:
     def _one(self, rng: np.random.Generator) -> tuple[Luma, Luma]:
         s = self.scale
         # Half of the crops are the one with most detail of four: flat areas teach little, text and texture are rare.
-        candidates = [self._place(rng) for _ in range(4)]
-        (high, low), start, top, left, crop, _ = (
-            max(candidates, key=lambda c: c[-1]) if rng.random() < 0.5 else candidates[0]
-        )
+        candidates = [self._place(rng) for _ in range(4 if rng.random() < 0.5 else 1)]
+        (high, low), start, top, left, crop, _ = max(candidates, key=lambda c: c[-1])
         count = len(low)
         # A clip that is too short goes back and forth.
         there = np.concatenate([np.arange(count), np.arange(count - 2, 0, -1)]) if count > 1 else np.zeros(1, np.int64)

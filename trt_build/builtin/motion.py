@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS = (8, 4, 2, 1)
+LEVELS = (8, 4, 2)
 """Reductions at which motion is looked for, coarse to fine; sizes must be multiples of the first."""
 ITERATIONS = 2
 RADIUS = 2
@@ -38,8 +38,7 @@ def motion(current: Tensor, previous: Tensor) -> Tensor:
     """Flow (n, 2, h, w) with which `previous` (n, 1, h, w) is to be warped to look like `current`."""
     flow = torch.zeros(())
     for level in LEVELS:
-        now = F.avg_pool2d(current, level) if level > 1 else current
-        before = F.avg_pool2d(previous, level) if level > 1 else previous
+        now, before = F.avg_pool2d(current, level), F.avg_pool2d(previous, level)
         if level == LEVELS[0]:
             flow = torch.cat([now, now], 1) * 0
         else:
@@ -56,4 +55,4 @@ def motion(current: Tensor, previous: Tensor) -> Tensor:
             px, py = pull[:, 0:1], pull[:, 1:2]
             step = torch.cat([(yy * px - xy * py) * inverse, (xx * py - xy * px) * inverse], 1)
             flow = _box(flow + step.clamp(-1, 1), 1)
-    return flow
+    return LEVELS[-1] * F.interpolate(flow, scale_factor=float(LEVELS[-1]), mode="bilinear", align_corners=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,10 @@ class NetConfig:
     """2 or 4."""
     channels: int = 32
     """Width of the trunk."""
-    layers: int = 10
+    layers: int = 8
     """3x3 convolutions in the trunk."""
-    state: int = 8
-    """Channels of memory per low-resolution pixel; 0 for a single-frame network."""
-    reduce: int = 1
-    """The trunk runs at 1 / reduce of the low resolution (1 or 2)."""
+    state: int = 4
+    """Channels of memory per low-resolution pixel, beside the frame before; at least 1."""
     memory: Literal["aligned", "still"] = "aligned"
     """Whether the memory is warped by the motion, or taken as it lies."""
 
@@ -80,9 +78,35 @@ def lanczos_kernel(scale: int) -> Tensor:
     return torch.einsum("ay,bx->abyx", taps, taps).reshape(scale * scale, 1, 7, 7).float()
 
 
-def _around(luma: Tensor) -> Tensor:
-    """Mean of each pixel's 5x5 neighbourhood; edges repeat."""
-    return F.avg_pool2d(F.pad(luma, (2, 2, 2, 2), mode="replicate"), 5, 1)
+class Stem(nn.Module):
+    """The first layer: 5x5 over the frame, its change since the frame before, and the hidden state.
+
+    The kernels over luma sum to zero, so that a flat area is zero to the trunk whatever its level, and so is the frame
+    before the first. What reads the memory starts as zero: until it has learned, this is a single-frame network.
+    """
+
+    def __init__(self, channels: int, state: int) -> None:
+        super().__init__()
+        self.luma = nn.Parameter(torch.randn(channels, 2, 5, 5) / 5)
+        self.luma.data[:, 1] = 0
+        self.hidden = nn.Parameter(torch.zeros(channels, state, 5, 5))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def weight(self) -> Tensor:
+        """(channels, 2 + state, 5, 5)."""
+        return torch.cat([self.luma - self.luma.mean((-1, -2), keepdim=True), self.hidden], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (n, 2 + state, h, w), or only the first of these channels: a frame alone. Edges repeat."""
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), self.weight()[:, : x.shape[1]], self.bias)
+
+    def folded(self) -> nn.Sequential:
+        """The same with an ordinary convolution."""
+        weight = self.weight().detach()
+        conv = nn.Conv2d(weight.shape[1], weight.shape[0], 5)
+        conv.weight.data.copy_(weight)
+        conv.bias.data.copy_(self.bias.detach())  # type: ignore[union-attr]
+        return nn.Sequential(nn.ReplicationPad2d(2), conv)
 
 
 class Net(nn.Module):
@@ -91,11 +115,10 @@ class Net(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
-        c, s, r = config.channels, config.state, config.reduce
-        inputs = 2 + s if s else 1
-        self.stem = nn.Conv2d(inputs, c, 4, 2, 1) if r == 2 else nn.Conv2d(inputs, c, 3, 1, 1)
+        c, s = config.channels, config.state
+        self.stem: nn.Module = Stem(c, s)
         self.trunk = nn.ModuleList(FoldedConv(c) for _ in range(config.layers))
-        self.head = nn.Conv2d(c, r * r * (config.scale**2 + s), 3, 1, 1)
+        self.head = nn.Conv2d(c, config.scale**2 + s, 3, 1, 1)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.head.weight.data *= 0.1
         self.base: Tensor
@@ -115,43 +138,42 @@ class Net(nn.Module):
         self, frame: Tensor, luma: Tensor, hidden: Tensor, flow: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`frame` (n, 1, h, w) and the state -> (n, 1, scale * h, scale * w) and the next state (luma, hidden)."""
-        config = self.config
-        padded = F.pad(frame, (3, 3, 3, 3), mode="replicate")
-        base = F.conv2d(padded, self.base)
-        # The trunk sees differences from the neighbourhood only, so that a flat area is zero whatever its level, and
-        # so is the frame before the first.
-        seen = frame - _around(frame)
-        if config.state:
-            if config.memory == "aligned":
-                flow = self.flow(frame, luma) if flow is None else flow
-                moved = warp(torch.cat([luma, hidden], 1), flow)
-                before, hidden = moved[:, :1], moved[:, 1:]
-            else:
-                before = luma
-            change = before - _around(before) - seen
-            seen = torch.cat([GAIN * seen, GAIN * change, hidden], 1)
-        else:
-            seen = GAIN * seen
-        x = stem = F.leaky_relu(self.stem(seen), 0.1)
-        for conv in self.trunk:
+        if self.config.memory == "aligned":
+            flow = self.flow(frame, luma) if flow is None else flow
+            moved = warp(torch.cat([luma, hidden], 1), flow)
+            luma, hidden = moved[:, :1], moved[:, 1:]
+        x = self._features(self.stem(torch.cat([GAIN * frame, GAIN * (luma - frame), hidden], 1)))
+        x = self.head(x)
+        phases = self.config.scale**2
+        return self._picture(frame, x[:, :phases]), frame, x[:, phases:].float()
+
+    def single(self, frame: Tensor) -> Tensor:
+        """`frame` (n, 1, h, w) upscaled without any memory, by the weights that need none: for the first phase of training."""
+        phases = self.config.scale**2
+        x = self._features(self.stem(GAIN * frame))
+        bias = cast(Tensor, self.head.bias)
+        return self._picture(frame, F.conv2d(x, self.head.weight[:phases], bias[:phases], padding=1))
+
+    def _features(self, stem: Tensor) -> Tensor:
+        x = first = F.leaky_relu(stem, 0.1)
+        for conv in self.trunk[:-1]:
             x = F.leaky_relu(conv(x), 0.1)
-        x = self.head(x + stem)
-        if config.reduce == 2:
-            x = F.pixel_shuffle(x, 2)
-        phases = config.scale**2
-        out = F.pixel_shuffle(base + x[:, :phases].float() / GAIN, config.scale)
-        return out, frame, x[:, phases:].float()
+        # The sum comes before the activation: there ONNX Runtime makes it a part of the convolution.
+        return F.leaky_relu(self.trunk[-1](x) + first, 0.1)
+
+    def _picture(self, frame: Tensor, residual: Tensor) -> Tensor:
+        base = F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
+        return F.pixel_shuffle(base.float() + residual.float() / GAIN, self.config.scale)
 
     def fold(self) -> Net:
         """The same network with ordinary convolutions, for export."""
         net = Net(self.config)
         net.load_state_dict(self.state_dict())
+        net.stem = cast(Stem, net.stem).folded()
         net.trunk = nn.ModuleList(conv.folded() for conv in net.trunk if isinstance(conv, FoldedConv))
         return net.eval()
 
     def macs(self) -> float:
         """Multiply-adds of the convolutions for one low-resolution pixel."""
-        c, s, r = self.config.channels, self.config.state, self.config.reduce
-        inputs, outputs = (2 + s if s else 1), r * r * (self.config.scale**2 + s)
-        taps = 16 if r == 2 else 9
-        return (inputs * c * taps + self.config.layers * c * c * 9 + c * outputs * 9) / r**2 + 49 * self.config.scale**2
+        c, s, phases = self.config.channels, self.config.state, self.config.scale**2
+        return c * (2 + s) * 25 + self.config.layers * c * c * 9 + c * (phases + s) * 9 + 49 * phases

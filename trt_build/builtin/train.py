@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,38 +23,59 @@ VALIDATION = {"clean": 0, "degraded": 3}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it is trained; with the data and NetConfig it fixes the result."""
+    """How it is trained; with the data and NetConfig it fixes the result.
 
+    First single frames, many independent crops a step; then sequences, in which the memory is learned.
+    """
+
+    single: int
+    """Steps of the first phase."""
     steps: int
+    """Steps of the second."""
     seed: int = 1
-    batch: int = 4
+    single_batch: int = 32
+    single_crop: int = 32
+    """Side of a crop of the first phase in low-resolution pixels."""
+    single_rate: float = 2e-3
+    """Adam's learning rate in the first phase, after a warm-up of 100 steps."""
+    batch: int = 8
     length: int = 6
     """Frames of a training sequence; the state is zero before the first."""
-    crop: int = 64
-    """Side of a training crop in low-resolution pixels, a multiple of 8."""
-    rate: float = 2e-3
-    """Adam's learning rate after a warm-up of 200 steps."""
-    decay: float = 0.3
-    """The last part of the steps, in which the learning rate falls to 1 % along a cosine."""
+    crop: int = 48
+    """Side of a crop of the second phase, a multiple of 8."""
+    rate: float = 1e-3
+    """The learning rate in the second phase."""
+    decay: float = 0.5
+    """The last part of each phase, in which the learning rate falls to 1 % along a cosine."""
     average: float = 0.999
     """Decay of the running average of the weights, which is what is validated and exported."""
+    single_loss: Literal["charbonnier", "psnr"] = "charbonnier"
+    """The first phase's: mean error, or the mean over crops of the logarithm of their squared error."""
+    loss: Literal["charbonnier", "psnr"] = "psnr"
+    """The second phase's."""
+    flat: float = 0.1
+    """Weight of the mean error of a flat crop, which must stay flat."""
     validate_every: int = 500
     save_every: int = 200
 
 
 def rate(config: TrainConfig, step: int) -> float:
     """Learning rate of a step."""
-    warm = min(1.0, (step + 1) / 200)
-    falling = max(0.0, 1 - (config.steps - step) / max(1.0, config.decay * config.steps))
-    return config.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
+    first = step < config.single
+    peak, steps = (config.single_rate, config.single) if first else (config.rate, config.steps)
+    step = step if first else step - config.single
+    falling = max(0.0, 1 - (steps - step) / max(1.0, config.decay * steps))
+    return peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
 
 
-def run_sequence(net: Net, low: Tensor) -> Tensor:
-    """(n, t, 1, h, w) in 0..1 -> (n, t, 1, scale * h, scale * w), from a zero state."""
+def run_sequence(net: Net, low: Tensor, forget: bool = False) -> Tensor:
+    """(n, t, 1, h, w) in 0..1 -> (n, t, 1, scale * h, scale * w), from a zero state, or (`forget`) without any memory."""
     n, t, _, h, w = low.shape
+    if forget:
+        return net.single(low.flatten(0, 1)).reshape(n, t, 1, h * net.config.scale, w * net.config.scale)
     state = net.first_state(low[:, 0])
     flow: Tensor | None = None
-    if t > 1 and net.config.state and net.config.memory == "aligned":
+    if t > 1 and net.config.memory == "aligned":
         with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
             flow = motion(low[:, 1:].reshape(-1, 1, h, w), low[:, :-1].reshape(-1, 1, h, w)).view(n, t - 1, 2, h, w)
     still = low.new_zeros(n, 2, h, w)
@@ -66,6 +87,14 @@ def run_sequence(net: Net, low: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
+def penalty(out: Tensor, truth: Tensor, kind: str) -> Tensor:
+    """Loss of (n, t, 1, h, w)."""
+    error = (out - truth).square()
+    if kind == "psnr":
+        return 0.01 * torch.log(error.mean((1, 2, 3, 4)) + 1e-6).mean()
+    return torch.sqrt(error + 1e-6).mean()
+
+
 def psnr(out: Tensor, truth: Tensor, border: int = 8) -> float:
     """Mean over frames of the PSNR of 8-bit limited-range luma, without the border, at most 100 dB."""
     a = (out * 219 + 16).round().clamp(0, 255)[..., border:-border, border:-border]
@@ -74,27 +103,29 @@ def psnr(out: Tensor, truth: Tensor, border: int = 8) -> float:
     return float((10 * torch.log10(255**2 / error)).mean())
 
 
-def validate(net: Net, clips: list[Clip], device: torch.device, frames: int = 8, side: int = 160) -> dict[str, float]:
-    """Mean PSNR of the held-out clips, in dB."""
+def validate(
+    net: Net, clips: list[Clip], device: torch.device, forget: bool = False, frames: int = 8, side: int = 160
+) -> dict[str, float]:
+    """Mean PSNR of the held-out clips, in dB: "clean" and "degraded", and "clean drawn", "degraded drawn" of the drawn ones."""
     s = net.config.scale
     scores: dict[str, float] = {}
     with torch.no_grad():
         for name, variant in VALIDATION.items():
-            values = []
+            values: dict[bool, list[float]] = {False: [], True: []}
             for clip in clips:
                 high, low = clip.load(variant)
                 h, w = (min(side, d - d % 8) for d in low.shape[1:])
                 top, left = (low.shape[1] - h) // 2, (low.shape[2] - w) // 2
                 a = torch.from_numpy(np.array(low[:frames, top : top + h, left : left + w]))[None, :, None]
                 b = torch.from_numpy(np.array(high[:frames, s * top : s * (top + h), s * left : s * (left + w)]))
-                out = run_sequence(net, to_unit(a.to(device)))
-                values.append(psnr(out[0], to_unit(b[:, None].to(device))))
-            scores[name] = sum(values) / len(values)
+                out = run_sequence(net, to_unit(a.to(device)), forget)
+                values[clip.drawn].append(psnr(out[0], to_unit(b[:, None].to(device))))
+            scores |= {name + (" drawn" if k else ""): sum(v) / len(v) for k, v in values.items() if v}
     return scores
 
 
 class Trainer:
-    """A run in a folder: `last.pt`, `log.jsonl`, `curve.png`."""
+    """A run in a folder: `last.pt`, `single.pt` (as the first phase ended), `log.jsonl`, `curve.png`."""
 
     def __init__(self, net: NetConfig, train: TrainConfig, out: Path, device: str) -> None:
         torch.manual_seed(train.seed)
@@ -102,7 +133,7 @@ class Trainer:
         self.net = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.average = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.average.load_state_dict(self.net.state_dict())
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.single_rate, betas=(0.9, 0.99))
         self.step = 0
         self.log: list[dict[str, float]] = []
         out.mkdir(parents=True, exist_ok=True)
@@ -112,8 +143,9 @@ class Trainer:
         """Where the run is kept."""
         return self.out / "last.pt"
 
-    def save(self) -> None:
-        """Write the checkpoint; an interrupted write leaves the old one."""
+    def save(self, path: Path | None = None) -> None:
+        """Write the checkpoint (elsewhere if `path` is given); an interrupted write leaves the old one."""
+        path = path or self.checkpoint
         state = {
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
@@ -122,9 +154,9 @@ class Trainer:
             "log": self.log,
             "config": {"net": asdict(self.net.config), "train": asdict(self.config)},
         }
-        part = self.checkpoint.with_suffix(".part")
+        part = path.with_suffix(".part")
         torch.save(state, part)
-        part.replace(self.checkpoint)
+        part.replace(path)
 
     def resume(self) -> None:
         """Go on from the checkpoint."""
@@ -144,16 +176,19 @@ class Trainer:
         self.net.load_state_dict(mine)
         self.average.load_state_dict(mine)
 
-    def run(self, sampler: Sampler, held: list[Clip], stop: int | None = None) -> None:
-        """Train up to `stop` (all steps if None)."""
-        stop = self.config.steps if stop is None else stop
-        bar = tqdm(total=self.config.steps, initial=self.step, desc=f"x{self.net.config.scale}", unit="step")
+    def run(self, single: Sampler, sequences: Sampler, held: list[Clip], stop: int | None = None) -> None:
+        """Train up to step `stop` (all steps of both phases if None)."""
+        total = self.config.single + self.config.steps
+        stop = total if stop is None else stop
+        bar = tqdm(total=total, initial=self.step, desc=f"x{self.net.config.scale}", unit="step")
         while self.step < stop:
-            bar.set_postfix(loss=f"{self._train_step(*sampler(self.step)):.4f}", refresh=False)
+            first = self.step < self.config.single
+            loss = self._train_step(*(single if first else sequences)(self.step), first)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self.step += 1
             bar.update()
-            if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
-                scores = validate(self.average, held, self.device)
+            if self.step % self.config.validate_every == 0 or self.step in (self.config.single, total):
+                scores = validate(self.average, held, self.device, first)
                 self.log.append({"step": self.step, **scores})
                 with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(self.log[-1]) + "\n")
@@ -161,15 +196,20 @@ class Trainer:
                 plot(self.log, self.out / "curve.png")
             if self.step % self.config.save_every == 0 or self.step == stop:
                 self.save()
+            if self.step == self.config.single:
+                self.save(self.out / "single.pt")
         bar.close()
 
-    def _train_step(self, low: Tensor, high: Tensor) -> float:
+    def _train_step(self, low: Tensor, high: Tensor, single: bool) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, self.step)
         a, b = to_unit(low.to(self.device)), to_unit(high.to(self.device))
+        # The last of the batch is flat. Its level is of no importance: the network is given differences only.
+        a = torch.cat([a, torch.zeros_like(a[:1])])
         with torch.autocast(self.device.type, torch.bfloat16):
-            out = run_sequence(self.net, a)
-        loss = torch.sqrt((out - b).square() + 1e-6).mean()
+            out = run_sequence(self.net, a, single)
+        kind = self.config.single_loss if single else self.config.loss
+        loss = penalty(out[:-1], b, kind) + self.config.flat * out[-1].abs().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)
