@@ -79,6 +79,7 @@ class TensorRTBackend:
         except BaseException:
             self.device.close()
             raise
+        # Kernels that RTX compiled are kept when a model is open, since a killed vspipe keeps nothing, and at the end.
         self._weights: dict[Path, tuple[Buffer, dict[str, int]]] = {}
         """Uploaded weights of layers, and where each tensor lies."""
 
@@ -95,7 +96,9 @@ class TensorRTBackend:
             bundle.size_multiple,
             bundle.value_range,
         )
-        return DeviceRecurrentModel(self.device, bundle.spec(scale), graphs, size, runs=runs, remedy=_TILE_REMEDY)
+        model = DeviceRecurrentModel(self.device, bundle.spec(scale), graphs, size, runs=runs, remedy=_TILE_REMEDY)
+        self._runtime.keep_kernels()
+        return model
 
     def frame(self, path: Path, frame: FrameModel, size: Size) -> DeviceRecurrentModel:
         """See ``DeviceBackend.frame``."""
@@ -103,7 +106,9 @@ class TensorRTBackend:
         graphs = DeviceGraphs(
             graph, None, *frame.names, size_multiple=frame.graph.size_multiple, value_range=frame.value_range
         )
-        return DeviceRecurrentModel(self.device, frame.spec, graphs, size, remedy=_TILE_REMEDY)
+        model = DeviceRecurrentModel(self.device, frame.spec, graphs, size, remedy=_TILE_REMEDY)
+        self._runtime.keep_kernels()
+        return model
 
     def flashvsr(
         self, bundle: Bundle, scale: int, size: Size, *, runs: int, options: Mapping[str, Any]
@@ -129,7 +134,9 @@ class TensorRTBackend:
             decoder_first=None if section.decoder_first is None else at(section.decoder_first),
             weights_bytes=sum(g.weights_bytes for g in opened.values()) + sum(b.size_bytes for b, _ in self._weights.values()),
         )
-        return open_flashvsr(self.device, library, graphs, bundle, section, scale, size, runs=runs, options=options)
+        model = open_flashvsr(self.device, library, graphs, bundle, section, scale, size, runs=runs, options=options)
+        self._runtime.keep_kernels()
+        return model
 
     def close(self) -> None:
         """See ``DeviceBackend.close``."""

@@ -17,12 +17,13 @@ from ..geometry import Array, pad, padded
 from ..gpu.budget import MemoryPlan
 from ..gpu.replay import Replay
 from ..gpu.results import PendingFrame, ResultSlot
+from ..gpu.staging import StagingRing
 from ..runtimes.device import DeviceGraph, PreparedGraph, Shape
 from . import ModelSpec
 from .recurrent import NEXT, STATE
 
 if TYPE_CHECKING:
-    from ..gpu.device import Buffer, Device, Event, HostBuffer, Stream
+    from ..gpu.device import Buffer, Device, Event, Stream
 
 IN_FLIGHT = 3
 """Steps submitted ahead: one being uploaded, one running, one being fetched."""
@@ -63,10 +64,9 @@ class _Call:
 
 
 class _Upload:
-    """One place of the ring of inputs."""
+    """One place of the ring of inputs on the device."""
 
     def __init__(self, device: Device, size_bytes: int) -> None:
-        self.host: HostBuffer = device.pinned(size_bytes)
         self.buffer: Buffer = device.alloc(size_bytes)
         self.copied: Event = device.event()
         self.read: Event = device.event()
@@ -156,6 +156,7 @@ class DeviceRecurrentModel:
         self.memory.require(device.free_bytes(), remedy, taken_bytes=self.memory.items["weights"])
         self._uploader, self._stream, self._copier = (device.stream() for _ in range(3))
         self._scratch = device.alloc(max(1, scratch_bytes))
+        self._staging = StagingRing(device, in_bytes, IN_FLIGHT + 1)
         self._uploads = [_Upload(device, in_bytes) for _ in range(IN_FLIGHT + 1)]
         self._results = [ResultSlot(device, out_bytes) for _ in range(IN_FLIGHT + 1)]
         self._made = [device.event() for _ in range(IN_FLIGHT + 1)]
@@ -199,19 +200,18 @@ class DeviceRecurrentModel:
         return state
 
     def _upload(self, upload: _Upload, call: _Call, frames: Sequence[Array]) -> None:
-        if upload.used:
-            # The copy out of this host memory, some steps ago.
-            upload.copied.synchronize()
-            self._uploader.wait(upload.read)
-        upload.used = True
-        batch = upload.host.array[: call.in_bytes].view(call.reads_dtype).reshape(call.reads)
-        low, high = self._graphs.value_range
-        for place, frame in zip(batch, frames, strict=True):
-            whole = pad(frame, self._columns, self._rows)
-            if (low, high) != (0.0, 1.0):
-                whole = whole * np.float32(high - low) + np.float32(low)
-            np.copyto(place, whole, casting="same_kind")
-        self._uploader.upload(upload.buffer, upload.host, call.in_bytes)
+        with self._staging.take(self._uploader) as staged:
+            batch = staged.array[: call.in_bytes].view(call.reads_dtype).reshape(call.reads)
+            low, high = self._graphs.value_range
+            for place, frame in zip(batch, frames, strict=True):
+                whole = pad(frame, self._columns, self._rows)
+                if (low, high) != (0.0, 1.0):
+                    whole = whole * np.float32(high - low) + np.float32(low)
+                np.copyto(place, whole, casting="same_kind")
+            if upload.used:
+                self._uploader.wait(upload.read)
+            upload.used = True
+            self._uploader.upload(upload.buffer, staged.buffer, call.in_bytes)
         self._uploader.record(upload.copied)
 
     def _run(self, state: DeviceState, call: _Call, first: bool, slot: int) -> None:

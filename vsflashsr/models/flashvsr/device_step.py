@@ -20,6 +20,7 @@ from ...geometry import Array
 from ...gpu import launches
 from ...gpu.replay import Replay
 from ...gpu.results import ResultSlot, StepResult
+from ...gpu.staging import StagingRing
 from ...gpu.tables import resize_table, rotary_tables
 from ...runtimes.device import PreparedGraph
 from . import device_memory as memory
@@ -31,7 +32,7 @@ from .section import Section
 from .windows import SLICE_LATENTS
 
 if TYPE_CHECKING:
-    from ...gpu.device import Buffer, Device, Event, HostBuffer, Stream
+    from ...gpu.device import Buffer, Device, Event, Stream
     from ...gpu.library import KernelLibrary
 
 
@@ -62,16 +63,11 @@ class RunState:
 
 
 class _InputSlot:
-    """One place of the ring of inputs: page-locked memory of the host, and the same on the device."""
+    """One place of the ring of inputs on the device."""
 
-    def __init__(self, device: Device, sizes: Mapping[str, int]) -> None:
-        self.offsets: dict[str, int] = {}
-        end = 0
-        for name, size in sizes.items():
-            self.offsets[name] = end
-            end += -(-size // 512) * 512
-        self.host: HostBuffer = device.pinned(end)
-        self.buffer: Buffer = device.alloc(end)
+    def __init__(self, device: Device, offsets: Mapping[str, int], size_bytes: int) -> None:
+        self.offsets = offsets
+        self.buffer: Buffer = device.alloc(size_bytes)
         self.copied: Event = device.event()
         self.read: Event = device.event()
         """The decoder's side was the last to read it."""
@@ -80,10 +76,15 @@ class _InputSlot:
     def address(self, name: str) -> int:
         return self.buffer.address + self.offsets[name]
 
-    def fill(self, name: str, values: NDArray[Any]) -> None:
-        """Put an array into the host's side."""
-        place = self.host.array[self.offsets[name] : self.offsets[name] + values.nbytes]
-        np.copyto(place.view(values.dtype).reshape(values.shape), values)
+
+def _laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Where each part begins in one buffer, and the buffer's size."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for name, size in sizes.items():
+        offsets[name] = end
+        end += -(-size // 512) * 512
+    return offsets, end
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,9 @@ class DeviceStep:
         self._work = {name: device.alloc(size) for name, size in memory.work_bytes(shape).items()}
         self._dit_scratch = device.alloc(max(1, dit_scratch))
         self._decoder_scratch = device.alloc(max(1, decoder_scratch))
-        self._inputs = [_InputSlot(device, memory.input_bytes(shape)) for _ in range(IN_FLIGHT + 1)]
+        offsets, input_bytes = _laid_out(memory.input_bytes(shape))
+        self._staging = StagingRing(device, input_bytes, IN_FLIGHT + 1)
+        self._inputs = [_InputSlot(device, offsets, input_bytes) for _ in range(IN_FLIGHT + 1)]
         self._results = [ResultSlot(device, memory.FIRST_EMITS * shape.out_frame_bytes) for _ in range(IN_FLIGHT + 1)]
         self._latents_ready = [device.event() for _ in range(IN_FLIGHT + 1)]
         self._decoded = [device.event() for _ in range(IN_FLIGHT + 1)]
@@ -234,17 +237,22 @@ class DeviceStep:
     # --- input ---
 
     def _upload(self, slot: _InputSlot, inputs: StepInputs, place: RingStep) -> None:
-        if slot.used:
-            slot.copied.synchronize()  # long ago: the host's side is free again
-            self._uploader.wait(slot.read)
-        slot.used = True
         cosine, sine = rotary_tables(self.shape.grid, self.shape.head_dim, len(place.slots), place.latent)
-        slot.fill("frames", np.stack(inputs.frames))
-        slot.fill("exact", np.array([on_grid(frame) for frame in inputs.frames], np.int32))
-        slot.fill("noise", np.ascontiguousarray(inputs.noise))
-        slot.fill("cosine", cosine)
-        slot.fill("sine", sine)
-        self._uploader.upload(slot.buffer, slot.host)
+        parts = {
+            "frames": np.stack(inputs.frames),
+            "exact": np.array([on_grid(frame) for frame in inputs.frames], np.int32),
+            "noise": np.ascontiguousarray(inputs.noise),
+            "cosine": cosine,
+            "sine": sine,
+        }
+        with self._staging.take(self._uploader) as staged:
+            for name, values in parts.items():
+                first = slot.offsets[name]
+                np.copyto(staged.array[first : first + values.nbytes].view(values.dtype).reshape(values.shape), values)
+            if slot.used:
+                self._uploader.wait(slot.read)
+            slot.used = True
+            self._uploader.upload(slot.buffer, staged.buffer)
         self._uploader.record(slot.copied)
 
     def _resize_tables(self, padding: str) -> tuple[launches.Resize, launches.AxisTables, launches.AxisTables]:
