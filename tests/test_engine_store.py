@@ -389,6 +389,8 @@ def test_a_folder_that_cannot_be_made_is_an_error_if_the_user_named_it(
 def interrupt() -> Iterator[Callable[[float], list[float]]]:
     """Ctrl-C in so many seconds; the list then holds when it was."""
     timers: list[threading.Timer] = []
+    # Workers of pytest-xdist ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def later(seconds: float) -> list[float]:
         when: list[float] = []
@@ -404,6 +406,7 @@ def interrupt() -> Iterator[Callable[[float], list[float]]]:
     yield later
     for timer in timers:
         timer.cancel()
+    signal.signal(signal.SIGINT, before)
     while builds_left_behind():  # so that no build runs on into the next test
         time.sleep(0.05)
 

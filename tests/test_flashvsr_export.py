@@ -187,7 +187,7 @@ def test_the_version_may_differ_where_the_weights_do_not() -> None:
 def write_golden(folder: Path) -> None:
     """A golden set of two steps at toy width, with another grid, ratio and cache than the published one."""
     from trt_build.flashvsr.torch_executor import TorchExecutor
-    from trt_build.flashvsr.verify_dit import _steps
+    from trt_build.flashvsr.verify_dit import golden_steps
 
     for path in small_folder().iterdir():
         shutil.copy(path, folder)
@@ -202,7 +202,7 @@ def write_golden(folder: Path) -> None:
         load_checkpoint(folder, version="v1.1", variant="tiny", head_dim=SMALL.head_dim),
         observer=lambda layer, taps: masks.__setitem__(layer, taps["mask"].numpy()),
     )
-    for step in _steps(data, info, executor):
+    for step in golden_steps(data, info, executor):
         stacked = np.stack([masks[layer] for layer in sorted(masks)])
         data[f"c{step.index}_pred"] = step.velocity[None]
         data[f"c{step.index}_masks"] = np.packbits(stacked, axis=-1)

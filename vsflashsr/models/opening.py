@@ -102,6 +102,7 @@ def open_model(request: ModelRequest, backend: DeviceBackend | None = None) -> O
         raise FlashsrError(f"a model is a bundle's folder or an .onnx file, got {str(path)!r}")
     _refuse_options(path.name, request)
     frame = FrameModel(path, threads=request.threads)
+    _check_precision(path.name, frame.precision, request)
     return _open_frame(path, path.stem, request, backend, request.color_fix or "none", frame)
 
 
@@ -140,7 +141,6 @@ def _open_frame(
     frame: FrameModel,
 ) -> OpenedModel:
     """A single-frame upscaler, which the CPU has had a look at (``frame``)."""
-    _check_precision(name, frame.precision, request)
     if backend is None:
         return OpenedModel(_tiled(frame, request, _tiling(request, frame.graph.size)), name, color_fix)
     return _on_device(lambda size, _: backend.frame(path, frame, size), request, frame.graph.size, name, color_fix)
