@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch: Any = pytest.importorskip("torch", reason="needs the extra 'export'")
+pytest.importorskip("torch", reason="needs the extra 'export'")
+
+import torch
 
 from trt_build.flashvsr.torch_graphs import torch_graphs
 from vsflashsr.bundle import load_bundle
