@@ -64,7 +64,7 @@ def frames(clip: vs.VideoNode, order: list[int]) -> dict[int, bytes]:
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3, 4))])
 def test_any_order_gives_the_frames_of_the_cpu(
     tiny: Path, tiny_25_21: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
 ) -> None:
@@ -180,6 +180,7 @@ def test_a_gpu_number_that_is_not_there_is_refused(
         card(noise(3, 32, 24, vs.RGBS), model=tiny, device_id=3)
 
 
+@pytest.mark.long
 def test_flashvsr_in_tiles_on_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
     from .test_flashvsr_device import bundle
@@ -188,7 +189,8 @@ def test_flashvsr_in_tiles_on_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path:
     clip = noise(24, 60, 24, vs.RGB24)
     wanted = flashsr(clip, 4, model=model, backend="onnxruntime", threads=1)
     with gpu(monkeypatch, tmp_path) as card:
-        for arguments in ({}, {"tile": (32, 24), "overlap": 4}):
+        choices: tuple[dict[str, Any], ...] = ({}, {"tile": (32, 24), "overlap": 4})
+        for arguments in choices:
             cpu = flashsr(clip, 4, model=model, backend="onnxruntime", threads=1, **arguments) if arguments else wanted
             out = card(clip, 4, model=model, **arguments)
             for n in (0, 22, 23, 5):
@@ -201,7 +203,12 @@ def test_flashvsr_in_tiles_on_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_device_is_closed_once_its_filter_goes(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     closed: list[int] = []
     close = device_module.Device.close
-    monkeypatch.setattr(device_module.Device, "close", lambda self: (closed.append(1), close(self))[1])
+
+    def counted(self: device_module.Device) -> None:
+        closed.append(1)
+        close(self)
+
+    monkeypatch.setattr(device_module.Device, "close", counted)
     with gpu(monkeypatch, tmp_path) as card:
         out = card(noise(9, 32, 24, vs.RGBS), model=tiny)
         half = card(noise(9, 32, 24, vs.RGBS), model=tiny, strength=0)

@@ -125,7 +125,10 @@ def worst(variant: str, version: str, changes: dict[str, Any], steps: int, seed:
     [
         # Six steps go more than once around a ring of four slots.
         ("tiny", "v1.1", {"sparse_ratio": 0.05}, True, 6),
-        ("tiny", "v1", {"color_fix": "wavelet", "padding": "replicate", "kv_ratio": 2.0}, False, 3),
+        pytest.param(
+            *("tiny", "v1", {"color_fix": "wavelet", "padding": "replicate", "kv_ratio": 2.0}, False, 3),
+            marks=pytest.mark.long,
+        ),
         pytest.param("full", "v1.1", {"color_fix": "none", "local_range": 1}, False, 4, marks=pytest.mark.long),
     ],
 )

@@ -91,6 +91,7 @@ class QueuedModule:
         return Prepared()
 
 
+@pytest.mark.long
 def test_the_flashvsr_part_measures_every_stage() -> None:
     torch.set_num_threads(1)
     with mock_device(seed=3, total_bytes=1 << 30) as (device, mock):

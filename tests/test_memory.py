@@ -38,7 +38,7 @@ def growth(model: str, size: str, last: int) -> float:
     return float(second / first)
 
 
-@pytest.mark.parametrize("which", ["tiny", "tiny_25_21"])
+@pytest.mark.parametrize("which", ["tiny", pytest.param("tiny_25_21", marks=pytest.mark.long)])
 def test_memory_is_flat_between_frames_200_and_2000(which: str, request: pytest.FixtureRequest) -> None:
     assert growth(str(request.getfixturevalue(which)), "96x64", 2000) < 1.05
 

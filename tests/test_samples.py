@@ -90,11 +90,21 @@ def read_y4m(stream: bytes) -> Y4m:
     return Y4m((width, height), Fraction(tag["F"].replace(":", "/")), bits, np.stack(planes))
 
 
+SLOW = ("anime", "deinterlace_dvd")
+"""Nine seconds each; the others run the same checks."""
+
+
 def test_every_script_is_tested() -> None:
     assert {path.stem for path in SAMPLES.glob("*.vpy")} == {sample.name for sample in EXPECTED}
 
 
-@pytest.mark.parametrize("sample", EXPECTED, ids=lambda sample: sample.name)
+@pytest.mark.parametrize(
+    "sample",
+    [
+        pytest.param(sample, id=sample.name, marks=[pytest.mark.long] if sample.name in SLOW else [])
+        for sample in EXPECTED
+    ],
+)
 def test_script_gives_the_promised_frames(sample: Sample) -> None:
     need(sample)
     # A range that begins neither at 0 nor at the end of a step: the script must work behind `vspipe -s`.
