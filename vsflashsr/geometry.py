@@ -73,13 +73,17 @@ def tiling(width: int, height: int, tile_width: int, tile_height: int, overlap: 
     return Tiling(width, height, tiles)
 
 
+_LEAST_TILE = 64
+"""Pixels of a side; smaller ones are mostly overlap."""
+
+
 def tile_sizes(width: int, height: int, multiple: int, overlap: int) -> list[tuple[int, int]]:
     """(width, height) of tiles to try where the whole frame doesn't fit: fewer and larger ones first.
 
-    Every size is a multiple of ``multiple`` that covers the frame in so and so many columns and rows, down to tiles of four
-    overlaps or two multiples; as square as the frame allows.
+    Every size is a multiple of ``multiple`` that covers the frame in so and so many columns and rows, down to tiles of 64
+    pixels, four overlaps or two multiples; as square as the frame allows.
     """
-    least = max(4 * overlap, 2 * multiple, 1)
+    least = max(4 * overlap, 2 * multiple, _LEAST_TILE)
 
     def side(size: int, count: int) -> int:
         return padded(math.ceil((size + (count - 1) * overlap) / count), multiple)
