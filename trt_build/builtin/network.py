@@ -120,7 +120,8 @@ class Net(nn.Module):
         self.trunk = nn.ModuleList(FoldedConv(c) for _ in range(config.layers))
         self.head = nn.Conv2d(c, config.scale**2 + s, 3, 1, 1)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        self.head.weight.data *= 0.1
+        # The picture's rows only: a hidden state of small numbers was hardly learned from.
+        self.head.weight.data[: config.scale**2] *= 0.1
         self.base: Tensor
         self.register_buffer("base", lanczos_kernel(config.scale), persistent=False)
 

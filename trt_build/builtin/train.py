@@ -171,8 +171,13 @@ class Trainer:
     def start_from(self, path: Path) -> None:
         """Take over the averaged weights of another run where the shapes agree (x4 from x2: all but the head)."""
         theirs = cast(dict[str, Tensor], torch.load(path, map_location=self.device, weights_only=True)["average"])
-        mine = self.net.state_dict()
+        mine, phases = self.net.state_dict(), self.net.config.scale**2
+        fresh = {k: mine[k][phases:].clone() for k in ("head.weight", "head.bias")}
         mine |= {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
+        if not theirs["stem.hidden"].any():
+            # They have learned no memory; what they have in its place was never used.
+            for k, v in fresh.items():
+                mine[k] = torch.cat([mine[k][:phases], v])
         self.net.load_state_dict(mine)
         self.average.load_state_dict(mine)
 
@@ -214,7 +219,9 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)
         self.optimizer.step()
-        decay = min(self.config.average, (self.step + 1) / (self.step + 10))
+        # It begins anew with the second phase, else it would lag behind: the memory's weights by half after 1000 steps.
+        done = self.step if single else self.step - self.config.single
+        decay = min(self.config.average, (done + 1) / (done + 10))
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
