@@ -5,7 +5,7 @@
 Each clip is made smaller with bicubic and upscaled again by both; a row holds the truth, Lanczos and the model at the
 place where the model's squared error is furthest below Lanczos', then the same where it is furthest above. With
 --as-is the clip itself is upscaled, there is no truth, and the places are the one with most detail and the one where the
-two differ most.
+two differ most. Of an interlaced clip one field is taken.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def place(score: npt.NDArray[np.float64]) -> tuple[slice, slice]:
 def row(path: Path, model: str, scale: int, n: int, as_is: bool) -> tuple[list[Picture], list[str]]:
     """Crops of a clip and what stands under them."""
     source = core.bs.VideoSource(str(path), cachemode=0, showprogress=False).resize.Point(format=vs.YUV420P8)
+    if source.get_frame(0).props.get("_FieldBased", 0):
+        source = source.std.SeparateFields(tff=True)[::2]
     n = min(n, source.num_frames - 1)
     small = source
     if not as_is:

@@ -107,7 +107,7 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
         "value_range": [0.0, 1.0],
         "size_multiple": LEVELS[0],
         "schedule": {"first_reads": 1, "first_emits": 1, "reads": 1, "emits": 1},
-        # A step from the warm state: at most 1 of 255 (97-100 dB) after 4 frames, 7 after none (scripts/measure_preroll.py).
+        # From the warm state at x4: at most 1 of 255 (95 dB) after 2 frames, 2 after none (scripts/measure_preroll.py).
         "preroll": 4,
         "max_segment": 120,
         "scales": scales,
