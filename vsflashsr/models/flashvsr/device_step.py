@@ -70,7 +70,7 @@ class _InputSlot:
         self.buffer: Buffer = device.alloc(size_bytes)
         self.copied: Event = device.event()
         self.read: Event = device.event()
-        """The decoder's side was the last to read it."""
+        """The decoder's side was the last to read it, and the latents of the same slot."""
         self.used = False
 
     def address(self, name: str) -> int:
@@ -192,8 +192,6 @@ class DeviceStep:
         result = self._results[slot]
         result.clear(self._decode)
         self._dit.wait(self._inputs[slot].copied)
-        if self._submitted > IN_FLIGHT:
-            self._dit.wait(self._decoded[slot])  # the decoder has read these latents' last ones
         run = state.run
         self._replayed(run, ("dit", place if not first else 0, slot), lambda s: self._queue_dit(s, run, place, first, slot))(
             self._dit
@@ -351,7 +349,8 @@ class DeviceStep:
         frame_bytes, low_bytes = shape.padded_frame_bytes, shape.low_frame_bytes
         clip = work["clip"].address
         frames, exact = given.address("frames"), given.address("exact")
-        side = 0 if first else 1  # seven calls in a first step, two in each later one
+        # Seven calls in a first step, two in each later one: every step but the first begins and ends on the same side.
+        side = 1
         start = 1 if first else 0
         latents = SLICE_LATENTS * (FIRST_SLICES if first else 1)
         if causal and first:
@@ -359,7 +358,6 @@ class DeviceStep:
                 self._upscale(stream, frames, exact, 1, clip + n * frame_bytes, "clip rows")
             stream.zero(run.buffers["context.0"])
             self._project(stream, run, 0)
-            side = 1
         elif causal:
             context = run.buffers["context frames"].address, run.buffers["context exact"].address
             self._upscale(stream, *context, 2, clip, "clip rows")
