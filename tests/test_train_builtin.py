@@ -161,6 +161,7 @@ def test_drawn_clips_are_pictures_in_range() -> None:
         assert clip.std() > 20
 
 
+@pytest.mark.long
 def test_tensorrt_rtx_compiles_the_graph(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
     torch.manual_seed(0)
