@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--sizes", nargs="+", type=size, default=[(768, 1408), (1088, 1920), (1440, 2560)])
     found.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     found.add_argument("--dtype", choices=("fp16", "bf16"), default="fp16")
-    found.add_argument("--steps", type=int, default=12, help="steps of 8 frames that are timed (default: %(default)s)")
+    found.add_argument("--steps", type=int, default=6, help="steps of 8 frames that are timed (default: %(default)s)")
     found.add_argument("--repeats", type=int, default=15, help="times each kernel is timed (default: %(default)s)")
     found.add_argument("--bundle", type=Path, default=ROOT / ".gpu" / "bundle", help="a full-size bundle for vspipe's speed")
     found.add_argument("--golden", type=Path, help="folder with FlashVSR's reference numbers")

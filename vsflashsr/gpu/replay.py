@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Replay:
-    """Work whose every address and size stays the same.
+    """Work whose every address and size stays the same. The device frees the captured graph when it is closed.
 
     Args:
         enqueue: queues the work on the stream it is given. It runs plainly the first time, because runtimes load kernels and
@@ -35,9 +35,3 @@ class Replay:
                 self._enqueue(stream)
             self._graph = capture.graph
             self._graph.launch(stream)
-
-    def close(self) -> None:
-        """Free the captured graph."""
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
