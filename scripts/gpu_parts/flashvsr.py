@@ -127,8 +127,8 @@ def _stages(step: DeviceStep, state: RunState, repeats: int) -> dict[str, float]
         keys=run.buffers["keys.0"].address,
         values=run.buffers["values.0"].address,
         key_means=run.buffers["pooled.0"].address,
-        cosine=step._inputs[0].address("cosine"),
-        sine=step._inputs[0].address("sine"),
+        cosine=step._given(0, "cosine"),
+        sine=step._given(0, "sine"),
         out=work["attended"].address,
         scratch=work["attention"].address,
     )

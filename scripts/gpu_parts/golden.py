@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trt_build.flashvsr.checkpoint import Checkpoint
+from trt_build.flashvsr.export import PRECISIONS
 from trt_build.flashvsr.torch_executor import TorchExecutor
 from trt_build.flashvsr.verify_dit import dit_fixtures, golden_masks, golden_steps, open_golden
 from vsflashsr.gpu import launches
@@ -25,7 +26,6 @@ from vsflashsr.models.flashvsr.rope import slice_positions
 from .settings import Settings
 
 LIMITS_DB = {"fp16": 50.0, "bf16": 38.0}
-TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Run(Protocol):
@@ -78,7 +78,7 @@ class _Injected(TorchExecutor):
     def __init__(
         self, checkpoint: Checkpoint, device: str, dtype: str, run: Run, masks: Callable[[int], np.ndarray]
     ) -> None:
-        super().__init__(checkpoint, device=device, dtype=TYPES[dtype])
+        super().__init__(checkpoint, device=device, dtype=PRECISIONS[dtype])
         self._name, self._run_launch, self._masks = dtype, run, masks
         self._calls = 0
 

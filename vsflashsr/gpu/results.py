@@ -32,9 +32,7 @@ class ResultSlot:
         holder = None if self._holder is None else self._holder()
         if holder is not None:
             holder.fetch()
-        if self._holder is not None:
-            writer.wait(self._copied)
-        self._holder = None
+        writer.wait(self._copied)
 
     def send(self, made: Event, copier: Stream, size_bytes: int, unpack: Unpack) -> StepResult:
         """Queue the copy of the first `size_bytes` to the host, after `made`."""

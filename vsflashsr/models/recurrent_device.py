@@ -15,6 +15,7 @@ from ..bundle import StateSpec
 from ..errors import FlashsrError
 from ..geometry import Array, pad, padded
 from ..gpu.budget import MemoryPlan
+from ..gpu.inputs import InputSlot
 from ..gpu.replay import Replay
 from ..gpu.results import PendingFrame, ResultSlot
 from ..gpu.staging import StagingRing
@@ -23,7 +24,7 @@ from . import ModelSpec
 from .recurrent import NEXT, STATE
 
 if TYPE_CHECKING:
-    from ..gpu.device import Buffer, Device, Event, Stream
+    from ..gpu.device import Buffer, Device, Stream
 
 IN_FLIGHT = 3
 """Steps submitted ahead: one being uploaded, one running, one being fetched."""
@@ -61,16 +62,6 @@ class _Call:
     @property
     def out_bytes(self) -> int:
         return int(np.prod(self.makes)) * self.makes_dtype.itemsize
-
-
-class _Upload:
-    """One place of the ring of inputs on the device."""
-
-    def __init__(self, device: Device, size_bytes: int) -> None:
-        self.buffer: Buffer = device.alloc(size_bytes)
-        self.copied: Event = device.event()
-        self.read: Event = device.event()
-        self.used = False
 
 
 class DeviceState:
@@ -157,7 +148,7 @@ class DeviceRecurrentModel:
         self._uploader, self._stream, self._copier = (device.stream() for _ in range(3))
         self._scratch = device.alloc(max(1, scratch_bytes))
         self._staging = StagingRing(device, in_bytes, IN_FLIGHT + 1)
-        self._uploads = [_Upload(device, in_bytes) for _ in range(IN_FLIGHT + 1)]
+        self._inputs = [InputSlot(device, in_bytes) for _ in range(IN_FLIGHT + 1)]
         self._results = [ResultSlot(device, out_bytes) for _ in range(IN_FLIGHT + 1)]
         self._made = [device.event() for _ in range(IN_FLIGHT + 1)]
         self._free: deque[_StateMemory] = deque()
@@ -174,12 +165,13 @@ class DeviceRecurrentModel:
         call = self._first if first else self._step
         if state is None:
             state = self._cold_state()
-        self._upload(self._uploads[slot], call, frames)
+        given = self._inputs[slot]
+        given.send(self._staging, self._uploader, call.in_bytes, lambda raw: self._fill(raw, call, frames))
         result = self._results[slot]
         result.clear(self._stream)
-        self._stream.wait(self._uploads[slot].copied)
+        self._stream.wait(given.copied)
         self._run(state, call, first, slot)
-        self._stream.record(self._uploads[slot].read)
+        self._stream.record(given.read)
         self._stream.record(self._made[slot])
         state.side = 1 - state.side
         done = result.send(self._made[slot], self._copier, call.out_bytes, lambda raw: self._unpacked(raw, call))
@@ -199,20 +191,14 @@ class DeviceRecurrentModel:
                 self._stream.zero(buffer)
         return state
 
-    def _upload(self, upload: _Upload, call: _Call, frames: Sequence[Array]) -> None:
-        with self._staging.take(self._uploader) as staged:
-            batch = staged.array[: call.in_bytes].view(call.reads_dtype).reshape(call.reads)
-            low, high = self._graphs.value_range
-            for place, frame in zip(batch, frames, strict=True):
-                whole = pad(frame, self._columns, self._rows)
-                if (low, high) != (0.0, 1.0):
-                    whole = whole * np.float32(high - low) + np.float32(low)
-                np.copyto(place, whole, casting="same_kind")
-            if upload.used:
-                self._uploader.wait(upload.read)
-            upload.used = True
-            self._uploader.upload(upload.buffer, staged.buffer, call.in_bytes)
-        self._uploader.record(upload.copied)
+    def _fill(self, raw: NDArray[np.uint8], call: _Call, frames: Sequence[Array]) -> None:
+        """The frames as the graph reads them, into page-locked memory."""
+        low, high = self._graphs.value_range
+        for place, frame in zip(raw.view(call.reads_dtype).reshape(call.reads), frames, strict=True):
+            whole = pad(frame, self._columns, self._rows)
+            if (low, high) != (0.0, 1.0):
+                whole = whole * np.float32(high - low) + np.float32(low)
+            np.copyto(place, whole, casting="same_kind")
 
     def _run(self, state: DeviceState, call: _Call, first: bool, slot: int) -> None:
         # Where the first step runs the same graph on zeros, it is the same work.
@@ -220,7 +206,7 @@ class DeviceRecurrentModel:
         replays = state.memory.replays
         if key not in replays:
             addresses = {
-                self._graphs.frames: self._uploads[slot].buffer.address,
+                self._graphs.frames: self._inputs[slot].buffer.address,
                 self._graphs.out: self._results[slot].buffer.address,
             }
             before, after = state.memory.sides[state.side], state.memory.sides[1 - state.side]

@@ -133,7 +133,7 @@ def cache_bytes(shape: StepShape) -> dict[str, int]:
 def input_bytes(shape: StepShape) -> dict[str, int]:
     """What the host sends for a step, at most (a first step)."""
     latents = FIRST_SLICES * SLICE_LATENTS
-    time = len(rope_time(shape, FIRST_SLICES)) * _FLOAT
+    time = _rotary_values(shape, FIRST_SLICES) * _FLOAT
     return {
         "frames": FIRST_READS * shape.low_frame_bytes,
         "exact": FIRST_READS * _FLOAT,
@@ -143,11 +143,10 @@ def input_bytes(shape: StepShape) -> dict[str, int]:
     }
 
 
-def rope_time(shape: StepShape, slices: int) -> range:
-    """Indices of a rotary table of that many slices (`gpu.tables.rotary_tables`)."""
+def _rotary_values(shape: StepShape, slices: int) -> int:
+    """Values of a rotary table of that many slices (`gpu.tables.rotary_tables`)."""
     time, row, col = rope_split(shape.head_dim)
-    pairs = slices * SLICE_LATENTS * time + shape.grid.rows * 8 * row + shape.grid.cols * 8 * col
-    return range(pairs // 2)
+    return (slices * SLICE_LATENTS * time + shape.grid.rows * 8 * row + shape.grid.cols * 8 * col) // 2
 
 
 def work_bytes(shape: StepShape) -> dict[str, int]:

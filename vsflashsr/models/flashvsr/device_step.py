@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...geometry import Array
 from ...gpu import launches
+from ...gpu.inputs import InputSlot
 from ...gpu.replay import Replay
 from ...gpu.results import ResultSlot, StepResult
 from ...gpu.staging import StagingRing
@@ -32,7 +33,7 @@ from .section import Section
 from .windows import SLICE_LATENTS
 
 if TYPE_CHECKING:
-    from ...gpu.device import Buffer, Device, Event, Stream
+    from ...gpu.device import Buffer, Device, Stream
     from ...gpu.library import KernelLibrary
 
 
@@ -51,7 +52,7 @@ class _RunMemory:
 
     def __init__(self, device: Device, sizes: Mapping[str, int]) -> None:
         self.buffers: dict[str, Buffer] = {name: device.alloc(size) for name, size in sizes.items()}
-        self.replays: dict[tuple[str, RingStep | int, int], Replay] = {}
+        self.replays: dict[Hashable, Replay] = {}
 
 
 class RunState:
@@ -60,21 +61,6 @@ class RunState:
     def __init__(self, run: _RunMemory) -> None:
         self.run = run
         self.steps = 0
-
-
-class _InputSlot:
-    """One place of the ring of inputs on the device."""
-
-    def __init__(self, device: Device, offsets: Mapping[str, int], size_bytes: int) -> None:
-        self.offsets = offsets
-        self.buffer: Buffer = device.alloc(size_bytes)
-        self.copied: Event = device.event()
-        self.read: Event = device.event()
-        """The decoder's side was the last to read it, and the latents of the same slot."""
-        self.used = False
-
-    def address(self, name: str) -> int:
-        return self.buffer.address + self.offsets[name]
 
 
 def _laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
@@ -167,9 +153,9 @@ class DeviceStep:
         self._work = {name: device.alloc(size) for name, size in memory.work_bytes(shape).items()}
         self._dit_scratch = device.alloc(max(1, dit_scratch))
         self._decoder_scratch = device.alloc(max(1, decoder_scratch))
-        offsets, input_bytes = _laid_out(memory.input_bytes(shape))
+        self._offsets, input_bytes = _laid_out(memory.input_bytes(shape))
         self._staging = StagingRing(device, input_bytes, IN_FLIGHT + 1)
-        self._inputs = [_InputSlot(device, offsets, input_bytes) for _ in range(IN_FLIGHT + 1)]
+        self._inputs = [InputSlot(device, input_bytes) for _ in range(IN_FLIGHT + 1)]
         self._results = [ResultSlot(device, memory.FIRST_EMITS * shape.out_frame_bytes) for _ in range(IN_FLIGHT + 1)]
         self._latents_ready = [device.event() for _ in range(IN_FLIGHT + 1)]
         self._decoded = [device.event() for _ in range(IN_FLIGHT + 1)]
@@ -193,14 +179,12 @@ class DeviceStep:
         result.clear(self._decode)
         self._dit.wait(self._inputs[slot].copied)
         run = state.run
-        self._replayed(run, ("dit", place if not first else 0, slot), lambda s: self._queue_dit(s, run, place, first, slot))(
-            self._dit
-        )
+        dit = ("dit", place.slots, place.seen, slot)
+        self._replayed(run, dit, lambda s: self._queue_dit(s, run, place, first, slot))(self._dit)
         self._dit.record(self._latents_ready[slot])
         self._decode.wait(self._latents_ready[slot])
-        self._replayed(run, ("decode", 0 if first else 1, slot), lambda s: self._queue_decode(s, run, first, slot))(
-            self._decode
-        )
+        self._replayed(run, ("decode", first, slot), lambda s: self._queue_decode(s, run, first, slot))(self._decode)
+        # Behind this, nobody reads the slot's latents either.
         self._decode.record(self._inputs[slot].read)
         self._decode.record(self._decoded[slot])
         self._submitted += 1
@@ -223,18 +207,13 @@ class DeviceStep:
         weakref.finalize(state, self._free.append, run)
         return state
 
-    def _replayed(
-        self, run: _RunMemory, key: tuple[str, RingStep | int, int], enqueue: Callable[[Stream], None]
-    ) -> Replay:
+    def _replayed(self, run: _RunMemory, key: Hashable, enqueue: Callable[[Stream], None]) -> Replay:
         """The work of a phase; addresses are the same whenever the key is. Temporal positions are data, not part of it."""
-        name, place, slot = key
-        if isinstance(place, RingStep):
-            place = RingStep(place.slots, place.seen, 0)
-        return run.replays.setdefault((name, place, slot), Replay(enqueue, captured=self._captured))
+        return run.replays.setdefault(key, Replay(enqueue, captured=self._captured))
 
     # --- input ---
 
-    def _upload(self, slot: _InputSlot, inputs: StepInputs, place: RingStep) -> None:
+    def _upload(self, slot: InputSlot, inputs: StepInputs, place: RingStep) -> None:
         cosine, sine = rotary_tables(self.shape.grid, self.shape.head_dim, len(place.slots), place.latent)
         parts = {
             "frames": np.stack(inputs.frames),
@@ -243,15 +222,13 @@ class DeviceStep:
             "cosine": cosine,
             "sine": sine,
         }
-        with self._staging.take(self._uploader) as staged:
+
+        def fill(raw: NDArray[np.uint8]) -> None:
             for name, values in parts.items():
-                first = slot.offsets[name]
-                np.copyto(staged.array[first : first + values.nbytes].view(values.dtype).reshape(values.shape), values)
-            if slot.used:
-                self._uploader.wait(slot.read)
-            slot.used = True
-            self._uploader.upload(slot.buffer, staged.buffer)
-        self._uploader.record(slot.copied)
+                first = self._offsets[name]
+                np.copyto(raw[first : first + values.nbytes].view(values.dtype).reshape(values.shape), values)
+
+        slot.send(self._staging, self._uploader, slot.buffer.size_bytes, fill)
 
     def _resize_tables(self, padding: str) -> tuple[launches.Resize, launches.AxisTables, launches.AxisTables]:
         shape = self.shape
@@ -289,10 +266,9 @@ class DeviceStep:
         shape, work = self.shape, self._work
         slices = len(place.slots)
         phase = self._phases[slices]
-        given = self._inputs[slot]
         scratch = self._dit_scratch.address
         patches = work["patches"].address
-        self._run(stream, [launches.to_patches(given.address("noise"), patches, shape.grid, slices)])
+        self._run(stream, [launches.to_patches(self._given(slot, "noise"), patches, shape.grid, slices)])
         attention = shape.attention(slices, place.seen)
         made = {"q": work["q"].address, "k": work["k"].address}
 
@@ -312,8 +288,8 @@ class DeviceStep:
                 keys=run.buffers[f"keys.{layer}"].address,
                 values=run.buffers[f"values.{layer}"].address,
                 key_means=run.buffers[f"pooled.{layer}"].address,
-                cosine=given.address("cosine"),
-                sine=given.address("sine"),
+                cosine=self._given(slot, "cosine"),
+                sine=self._given(slot, "sine"),
                 out=work["attended"].address,
                 scratch=work["attention"].address,
             )
@@ -344,11 +320,11 @@ class DeviceStep:
 
     def _queue_projector(self, stream: Stream, run: _RunMemory, first: bool, slot: int) -> None:
         """The step's frames, four at a time, become its tokens."""
-        shape, work, given = self.shape, self._work, self._inputs[slot]
+        shape, work = self.shape, self._work
         causal = self._section.version != "v1"
         frame_bytes, low_bytes = shape.padded_frame_bytes, shape.low_frame_bytes
         clip = work["clip"].address
-        frames, exact = given.address("frames"), given.address("exact")
+        frames, exact = self._given(slot, "frames"), self._given(slot, "exact")
         # Seven calls in a first step, two in each later one: every step but the first begins and ends on the same side.
         side = 1
         start = 1 if first else 0
@@ -389,9 +365,9 @@ class DeviceStep:
     # --- decoder and colours ---
 
     def _queue_decode(self, stream: Stream, run: _RunMemory, first: bool, slot: int) -> None:
-        shape, work, given = self.shape, self._work, self._inputs[slot]
+        shape, work = self.shape, self._work
         low_bytes = shape.low_frame_bytes
-        frames, exact = given.address("frames"), given.address("exact")
+        frames, exact = self._given(slot, "frames"), self._given(slot, "exact")
         latents = SLICE_LATENTS * (FIRST_SLICES if first else 1)
         condition = work["condition"].address
         if first:
@@ -459,6 +435,10 @@ class DeviceStep:
 
     # --- both ---
 
+    def _given(self, slot: int, name: str) -> int:
+        """The address of a part of a step's inputs."""
+        return self._inputs[slot].buffer.address + self._offsets[name]
+
     def _upscale(self, stream: Stream, source: int, exact: int, frames: int, out: int, rows: str) -> None:
         scratch = self._work[rows].address
         self._run(
@@ -468,9 +448,9 @@ class DeviceStep:
 
     def _keep(self, stream: Stream, run: _RunMemory, name: str, slot: int, first: int, count: int) -> None:
         """Copies low-resolution frames that the next step needs into the run's state."""
-        given, low_bytes = self._inputs[slot], self.shape.low_frame_bytes
+        given, low_bytes = self._inputs[slot].buffer, self.shape.low_frame_bytes
         for kind, size in (("frames", low_bytes), ("exact", 4)):
-            source = given.buffer.view(given.offsets[kind] + first * size, count * size)
+            source = given.view(self._offsets[kind] + first * size, count * size)
             stream.copy(run.buffers[f"{name} {kind}"], source, count * size)
 
     def _run(self, stream: Stream, work: Iterable[launches.Launch]) -> None:
