@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_if_the_user_named_it(
 def interrupt() -> Iterator[Callable[[float], list[float]]]:
     """Ctrl-C in so many seconds; the list then holds when it was."""
     timers: list[threading.Timer] = []
-    # Workers of pytest-xdist ignore it.
+    # A shell's background job, and so what it starts, ignores the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def later(seconds: float) -> list[float]:
