@@ -1,11 +1,12 @@
 """Speed of a bundle's graphs beside networks of the anchors' shapes, one frame at a time, in ONNX Runtime on the CPU.
 
-    python scripts/bench_shapes.py [BUNDLE...] [--size 480x270] [--threads 2] [--runs 9]
+    python scripts/bench_shapes.py [MODEL...] [--size 480x270] [--threads 2] [--runs 9]
 
 The anchors are built here with random weights: what they compute is meaningless, what it costs is not. FSRCNNX 16 is
 5x5, four 3x3 and a 1x1 of 16 features with PReLU; ArtCNN C4F16 and C4F32 six 3x3 with ReLU; both run twice for x4.
 All graphs take turns, so that a change in the machine's load meets all of them; printed are the fastest and the median
-run of each, and the ratio of the medians to the first bundle's x4.
+run of each, and the ratio of the medians to the first model's x4. Models see a soft pattern that moves by two pixels, as
+how long sampling along the motion takes depends on the motion.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BUILTIN = Path(__file__).resolve().parent.parent / "vsflashsr" / "bundles" / "builtin"
+from vsflashsr.bundle import load_bundle
+from vsflashsr.geometry import padded
+from vsflashsr.models.opening import BUNDLES, builtin_names
 
 
 class Twice(nn.Module):
@@ -62,34 +65,38 @@ def anchor(net: nn.Module, size: tuple[int, int]) -> bytes:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", nargs="*", type=Path, default=[BUILTIN], metavar="BUNDLE")
+    parser.add_argument("models", nargs="*", default=builtin_names(), metavar="MODEL", help="built-in names or folders")
     parser.add_argument("--size", default="480x270")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=9)
     arguments = parser.parse_args()
     width, height = (int(n) for n in arguments.size.split("x"))
-    graphs: dict[str, bytes] = {
-        f"{folder.name} {path.stem}": path.read_bytes()
-        for folder in arguments.bundles
-        for path in sorted(folder.glob("x*.onnx"), reverse=True)
-    }
-    graphs |= {
-        "FSRCNNX 16 shape x4": anchor(Twice(16, 4, 5, 1, prelu=True), (height, width)),
-        "FSRCNNX 16 shape x4, ReLU": anchor(Twice(16, 4, 5, 1, prelu=False), (height, width)),
-        "ArtCNN C4F16 shape x4": anchor(Twice(16, 4, 3, 3, prelu=False), (height, width)),
-        "ArtCNN C4F32 shape x4": anchor(Twice(32, 4, 3, 3, prelu=False), (height, width)),
-    }
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = arguments.threads
-    rng = np.random.default_rng(0)
     runs: dict[str, tuple[Any, dict[str, Any]]] = {}
-    for name, graph in graphs.items():
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        padded = (-(-height // 8) * 8, -(-width // 8) * 8)
-        feeds = {}
-        for value in session.get_inputs():
-            rows, columns = (padded[k] if isinstance(value.shape[2 + k], str) else value.shape[2 + k] for k in (0, 1))
-            feeds[value.name] = rng.random((1, value.shape[1], rows, columns), dtype=np.float32)
+    for model in arguments.models:
+        bundle = load_bundle(BUNDLES / model if model in builtin_names() else Path(model))
+        rows, columns = padded(height, bundle.size_multiple), padded(width, bundle.size_multiple)
+        soft = F.interpolate(torch.rand(1, 1, rows // 8 + 2, columns // 8 + 2), scale_factor=8.0, mode="bicubic")
+        before, now = (soft[:, :, :rows, n : columns + n] for n in (2, 0))
+        for scale, spec in sorted(bundle.scales.items(), reverse=True):
+            graph = bundle.path(spec.step)
+            feeds = {"frames": now.numpy()}
+            for state in spec.states:
+                shape = state.resolve(rows, columns)
+                feeds[f"state.{state.name}"] = F.interpolate(before, size=shape[2:]).expand(shape).numpy()
+            session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            runs[f"{bundle.name} x{scale}"] = (session, feeds)
+    for name, net in {
+        "FSRCNNX 16 shape x4": Twice(16, 4, 5, 1, prelu=True),
+        "FSRCNNX 16 shape x4, ReLU": Twice(16, 4, 5, 1, prelu=False),
+        "ArtCNN C4F16 shape x4": Twice(16, 4, 3, 3, prelu=False),
+        "ArtCNN C4F32 shape x4": Twice(32, 4, 3, 3, prelu=False),
+    }.items():
+        session = onnxruntime.InferenceSession(
+            anchor(net, (height, width)), options, providers=["CPUExecutionProvider"]
+        )
+        feeds = {i.name: np.random.default_rng(0).random(i.shape, dtype=np.float32) for i in session.get_inputs()}
         runs[name] = (session, feeds)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(arguments.runs + 1):

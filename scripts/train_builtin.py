@@ -57,15 +57,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--loss", choices=["charbonnier", "psnr"], default=defaults.loss, help="of the second phase")
     p.add_argument("--batch", type=int, default=defaults.batch)
     p.add_argument("--length", type=int, default=defaults.length, help="frames of a training sequence")
-    p.add_argument("--crop", type=int, default=defaults.crop, help="low-resolution pixels, a multiple of 8")
+    p.add_argument("--crop", type=int, default=defaults.crop, help="side in low-resolution pixels")
+    p.add_argument("--margin", type=int, default=defaults.margin, help="pixels around it that motion is found by")
     p.add_argument("--rate", type=float, default=defaults.rate, help="learning rate")
     p.add_argument("--decay", type=float, default=defaults.decay, help="part of each phase in which it falls")
     p.add_argument("--validate-every", type=int, default=defaults.validate_every)
     p.add_argument("--save-every", type=int, default=defaults.save_every)
     p.add_argument("--channels", type=int, default=shape.channels)
     p.add_argument("--layers", type=int, default=shape.layers)
-    p.add_argument("--state", type=int, default=shape.state, help="channels of memory")
-    p.add_argument("--memory", choices=["aligned", "still"], default=shape.memory)
     p.add_argument("--export", type=Path, help="bundle folder to write the graph into at the end")
     p.add_argument("--name", default="builtin", help="the bundle's name")
     return p.parse_args(arguments)
@@ -76,7 +75,7 @@ def train(a: argparse.Namespace) -> Path:
     clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads, a.drawn)
     training, held = split(clips)
     log.info("%d clips to train on, held out: %s", len(training), ", ".join(c.name for c in held))
-    shape = NetConfig(a.scale, a.channels, a.layers, a.state, a.memory)
+    shape = NetConfig(a.scale, a.channels, a.layers)
     names = {f.name for f in dataclasses.fields(TrainConfig)}
     config = TrainConfig(**{k: v for k, v in vars(a).items() if k in names})
     trainer = Trainer(shape, config, a.out, a.device)
@@ -85,7 +84,7 @@ def train(a: argparse.Namespace) -> Path:
     elif a.start_from:
         trainer.start_from(a.start_from)
     single = Sampler(training, a.scale, a.single_batch, 1, a.single_crop, a.seed)
-    sequences = Sampler(training, a.scale, a.batch, a.length, a.crop, a.seed)
+    sequences = Sampler(training, a.scale, a.batch, a.length, a.crop, a.seed, a.margin)
     trainer.run(single, sequences, held, a.stop)
     return trainer.checkpoint
 

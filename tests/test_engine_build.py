@@ -55,7 +55,7 @@ def test_the_built_in_model_is_built(scale: int) -> None:
     assert request.shapes["frames"] == ShapeRange.fixed((1, 1, 64, 96))
     seen: list[BuildStatus] = []
     plan = build_plan(request, progress=seen.append)
-    assert [t.name for t in plan.outputs] == ["out", "next.luma", "next.hidden"]
+    assert [t.name for t in plan.outputs] == ["out", "next.luma", "next.picture"]
     fractions = [status.fraction for status in seen]
     # TensorRT says nothing for four fifths of the time, but phases go by before and after.
     assert fractions == sorted(fractions) and len(set(fractions)) > 2 and fractions[-1] == 1

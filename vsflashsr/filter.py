@@ -57,7 +57,7 @@ def flashsr(
         clip: constant format and size; Gray, YUV or RGB, 8-16 bit integer, half or single float; progressive.
         scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
             Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
-        model: name of a built-in model ("builtin"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
+        model: name of a built-in model ("builtin", "builtin-hq"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
         backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (FlashVSR only, the reference on a GPU) or "auto":
             TensorRT where it is installed and there is a GPU for it, else ONNX Runtime.
         device_id: which GPU.

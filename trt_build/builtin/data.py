@@ -136,12 +136,15 @@ def to_unit(luma: torch.Tensor) -> torch.Tensor:
 class Sampler:
     """Random crops of random clips; what step n gets depends on the seed and n alone, so a run can be resumed."""
 
-    def __init__(self, clips: list[Clip], scale: int, batch: int, length: int, crop: int, seed: int) -> None:
+    def __init__(
+        self, clips: list[Clip], scale: int, batch: int, length: int, crop: int, seed: int, margin: int = 0
+    ) -> None:
         self.scale, self.batch, self.length, self.crop, self.seed = scale, batch, length, crop, seed
+        self.margin = margin
         self.pairs = [[c.load(v) for v in range(VARIANTS)] for c in clips]
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(low, high) of a step: (batch, length, 1, crop, crop) and scale times that, uint8."""
+        """(low, high) of a step: (batch, length, 1, crop, crop) and scale times that, uint8; `low` has the margin all around."""
         rng = np.random.default_rng([self.seed, step])
         both = [self._one(rng) for _ in range(self.batch)]
         return torch.from_numpy(np.stack([b[0] for b in both])), torch.from_numpy(np.stack([b[1] for b in both]))
@@ -168,7 +171,10 @@ class Sampler:
         index = there[(start + np.arange(self.length)) % len(there)]
         if rng.random() < 0.5:
             index = index[::-1]
-        a = low[index, top : top + crop, left : left + crop]
+        # Edges of the frame repeat.
+        around = np.arange(-self.margin, crop + self.margin)
+        rows, columns = (np.clip(at + around, 0, size - 1) for at, size in zip((top, left), low.shape[1:], strict=True))
+        a = low[index[:, None, None], rows[:, None], columns]
         b = high[index, s * top : s * (top + crop), s * left : s * (left + crop)]
         turns, flip = int(rng.integers(4)), rng.random() < 0.5
         a, b = np.rot90(a, turns, (1, 2)), np.rot90(b, turns, (1, 2))

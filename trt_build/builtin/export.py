@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import torch
 
-from trt_build.builtin.motion import LEVELS
+from trt_build.builtin.motion import SIZE_MULTIPLE
 from trt_build.builtin.network import Net, NetConfig
 from vsflashsr.bundle import MANIFEST, write_manifest
 
@@ -29,16 +29,23 @@ def load(checkpoint: Path) -> tuple[Net, dict[str, Any]]:
     return net.fold(), state
 
 
+def _times(factor: int, axis: str) -> str:
+    return axis if factor == 1 else f"{factor}*{axis}"
+
+
 def export_graph(net: Net, path: Path) -> None:
     """Write one step of `net` as ONNX with dynamic height and width."""
-    size = 4 * LEVELS[0]
+    size = 4 * SIZE_MULTIPLE
     frame = torch.rand(1, 1, size, size)
-    names = ("luma", "hidden")
+    names = ("luma", "picture")
     inputs = ["frames", *(f"state.{n}" for n in names)]
     outputs = ["out", *(f"next.{n}" for n in names)]
     s = net.config.scale
     # Distinct symbols for the two sizes: one name is one number in every shape of the graph.
-    axes = {name: {2: "h", 3: "w"} for name in [*inputs, *outputs[1:]]} | {"out": {2: f"{s}*h", 3: f"{s}*w"}}
+    times = {"out": s, "state.picture": 2, "next.picture": 2}
+    axes = {
+        name: {2: _times(times.get(name, 1), "h"), 3: _times(times.get(name, 1), "w")} for name in [*inputs, *outputs]
+    }
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated, but gives the plainer graph of the two (no shape functions, opset 17).
         warnings.simplefilter("ignore")
@@ -70,7 +77,9 @@ def check_graph(net: Net, path: Path, sizes: tuple[tuple[int, int], ...] = ((64,
             with torch.no_grad():
                 out, *following = net(frame, *state)
             state = (following[0], following[1])
-            got, *feeds = session.run(None, {"frames": frame.numpy(), "state.luma": feeds[0], "state.hidden": feeds[1]})
+            got, *feeds = session.run(
+                None, {"frames": frame.numpy(), "state.luma": feeds[0], "state.picture": feeds[1]}
+            )
             worst = max(worst, float(np.abs(got - out.numpy()).max()))
     if not worst <= TOLERANCE:
         raise RuntimeError(f"ONNX differs from torch by {worst:.2g} in {path}; do not ship it")
@@ -90,13 +99,11 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
         path = folder / f"x{scale}.onnx"
         if not path.exists():
             continue
-        shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in onnx.load(path).graph.input}
-        hidden = shapes["state.hidden"][1]
         scales[str(scale)] = {
             "step": path.name,
             "states": [
                 {"name": "luma", "shape": [1, 1, "h", "w"], "dtype": "float32"},
-                {"name": "hidden", "shape": [1, hidden, "h", "w"], "dtype": "float32"},
+                {"name": "picture", "shape": [1, 1, "2*h", "2*w"], "dtype": "float32"},
             ],
         }
     bundle = {
@@ -105,10 +112,11 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
         "channels": "luma",
         "precision": "fp32",
         "value_range": [0.0, 1.0],
-        "size_multiple": LEVELS[0],
+        "size_multiple": SIZE_MULTIPLE,
         "schedule": {"first_reads": 1, "first_emits": 1, "reads": 1, "emits": 1},
-        # From the warm state at x4: at most 1 of 255 (95 dB) after 2 frames, 2 after none (scripts/measure_preroll.py).
-        "preroll": 4,
+        # From the warm state at x2: at most 2 of 255 (69 and 72 dB) after 8 frames, 15 (57 and 59 dB) after 4, on a grove and a
+        # calendar that move (scripts/measure_preroll.py, 2026-11-22).
+        "preroll": 8,
         "max_segment": 120,
         "scales": scales,
         "color_fix": "none",

@@ -1,21 +1,27 @@
-"""The network: a recurrent luma upscaler whose memory is moved along with the picture."""
+"""The network: a luma upscaler that moves its last result along with the picture and goes on from there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trt_build.builtin.motion import motion, warp
+from trt_build.builtin.motion import motion, phases_kernel, recall
 
 State = tuple[Tensor, Tensor]
-"""(luma, hidden) of the frame before: (n, 1, h, w) and (n, state channels, h, w)."""
+"""The frame before (n, 1, h, w), and what came of it at twice the size (n, 1, 2h, 2w)."""
 
 GAIN = 8.0
 """Brings differences of luma (a few hundredths) to about 1 inside the network, where Adam's steps suit them."""
+
+DOUBT = 12.0
+"""What is remembered counts less the more it differs from the frame: not at all from a mean of 1/12 of the range on."""
+
+KEEP = 0.8
+"""Most of the memory's part in a result. Moving it amplifies by 1.125 at most, so that what was remembered wrongly fades."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,6 @@ class NetConfig:
     """Width of the trunk."""
     layers: int = 8
     """3x3 convolutions in the trunk."""
-    state: int = 4
-    """Channels of memory per low-resolution pixel, beside the frame before; at least 1."""
-    memory: Literal["aligned", "still"] = "aligned"
-    """Whether the memory is warped by the motion, or taken as it lies."""
 
 
 class FoldedConv(nn.Module):
@@ -78,26 +80,45 @@ def lanczos_kernel(scale: int) -> Tensor:
     return torch.einsum("ay,bx->abyx", taps, taps).reshape(scale * scale, 1, 7, 7).float()
 
 
-class Stem(nn.Module):
-    """The first layer: 5x5 over the frame, its change since the frame before, and the hidden state.
+def halving_kernel(scale: int) -> Tensor:
+    """(4, scale^2, 1, 1): phases of a picture `scale` times as large as the frame to those of one twice as large: means."""
+    kernel = torch.zeros(2, 2, scale, scale)
+    part = scale // 2
+    for a in range(2):
+        for b in range(2):
+            kernel[a, b, a * part : (a + 1) * part, b * part : (b + 1) * part] = 1 / part**2
+    return kernel.reshape(4, scale * scale, 1, 1)
 
-    The kernels over luma sum to zero, so that a flat area is zero to the trunk whatever its level, and so is the frame
-    before the first. What reads the memory starts as zero: until it has learned, this is a single-frame network.
+
+def doubling_kernel() -> Tensor:
+    """(16, 4, 3, 3): phases of a picture twice as large as the frame to those of one four times as large, bilinearly."""
+    along = torch.zeros(4, 2, 3)
+    for phase in range(4):
+        place = phase / 2 - 0.25
+        for offset in range(-2, 4):
+            along[phase, offset % 2, 1 + offset // 2] = max(0.0, 1 - abs(place - offset))
+    return torch.einsum("aiy,bjx->abijyx", along, along).reshape(16, 4, 3, 3)
+
+
+class Stem(nn.Module):
+    """The first layer: 5x5 over the frame and over what the memory says of it otherwise, in four phases.
+
+    The kernels over luma sum to zero, so that a flat area is zero to the trunk whatever its level. What reads the memory
+    starts as zero: until it has learned, the trunk is that of a single-frame network.
     """
 
-    def __init__(self, channels: int, state: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.luma = nn.Parameter(torch.randn(channels, 2, 5, 5) / 5)
-        self.luma.data[:, 1] = 0
-        self.hidden = nn.Parameter(torch.zeros(channels, state, 5, 5))
+        self.luma = nn.Parameter(torch.randn(channels, 1, 5, 5) / 5)
+        self.past = nn.Parameter(torch.zeros(channels, 4, 5, 5))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def weight(self) -> Tensor:
-        """(channels, 2 + state, 5, 5)."""
-        return torch.cat([self.luma - self.luma.mean((-1, -2), keepdim=True), self.hidden], 1)
+        """(channels, 5, 5, 5)."""
+        return GAIN * torch.cat([self.luma - self.luma.mean((-1, -2), keepdim=True), self.past], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` (n, 2 + state, h, w), or only the first of these channels: a frame alone. Edges repeat."""
+        """`x` (n, 5, h, w), or only the first of these channels: a frame alone. Edges repeat."""
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), self.weight()[:, : x.shape[1]], self.bias)
 
     def folded(self) -> nn.Sequential:
@@ -109,51 +130,94 @@ class Stem(nn.Module):
         return nn.Sequential(nn.ReplicationPad2d(2), conv)
 
 
+class ScaledConv(nn.Conv2d):
+    """A convolution of which `gain` times the weights are applied, so that Adam's steps of one size suit it."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, gain: float) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2)
+        nn.init.zeros_(cast(Tensor, self.bias))
+        self.weight.data *= 0.1
+        self.size, self.gain = size, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.gain * self.weight, self.gain * cast(Tensor, self.bias), padding=self.padding)
+
+    def folded(self) -> nn.Conv2d:
+        """The same as an ordinary convolution."""
+        conv = nn.Conv2d(self.in_channels, self.out_channels, self.size, padding=self.size // 2)
+        conv.weight.data.copy_(self.gain * self.weight.detach())
+        cast(Tensor, conv.bias).data.copy_(self.gain * cast(Tensor, self.bias).detach())
+        return conv
+
+
 class Net(nn.Module):
-    """frame, state -> upscaled frame, next state."""
+    """frame, state -> upscaled frame, next state.
+
+    A result is the network's own picture, and where the memory is trusted, partly the result before, moved to where the
+    picture is now: errors of the two are not the same, so their mean has less. How much is said by the gate, pixel by
+    pixel of twice the frame's size, at which the memory is kept at either scale.
+    """
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
-        c, s = config.channels, config.state
-        self.stem: nn.Module = Stem(c, s)
+        c = config.channels
+        self.stem: nn.Module = Stem(c)
         self.trunk = nn.ModuleList(FoldedConv(c) for _ in range(config.layers))
-        self.head = nn.Conv2d(c, config.scale**2 + s, 3, 1, 1)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        # The picture's rows only: a hidden state of small numbers was hardly learned from.
-        self.head.weight.data[: config.scale**2] *= 0.1
+        self.head: nn.Conv2d = ScaledConv(c, config.scale**2, 3, 1 / GAIN)
+        # At the others' pace the gate stayed half closed where noise would have wanted it open.
+        self.gate: nn.Conv2d = ScaledConv(c, 4, 1, 4.0)
         self.base: Tensor
+        self.twice: Tensor
+        self.halving: Tensor
+        self.doubling: Tensor
+        self.phases: Tensor
         self.register_buffer("base", lanczos_kernel(config.scale), persistent=False)
+        self.register_buffer("twice", lanczos_kernel(2), persistent=False)
+        self.register_buffer("halving", halving_kernel(config.scale), persistent=False)
+        self.register_buffer("doubling", doubling_kernel(), persistent=False)
+        self.register_buffer("phases", phases_kernel(), persistent=False)
 
     def first_state(self, frame: Tensor) -> State:
-        """What there is before the first frame: nothing."""
+        """What there is before the first frame: nothing, which is trusted where the frame is as black."""
         n, _, h, w = frame.shape
-        return frame.new_zeros(n, 1, h, w), frame.new_zeros(n, self.config.state, h, w)
-
-    def flow(self, frame: Tensor, before: Tensor) -> Tensor:
-        """Motion of the picture, see `motion`."""
-        with torch.no_grad():
-            return motion(frame, before)
+        return frame.new_zeros(n, 1, h, w), frame.new_zeros(n, 1, 2 * h, 2 * w)
 
     def forward(
-        self, frame: Tensor, luma: Tensor, hidden: Tensor, flow: Tensor | None = None
+        self, frame: Tensor, luma: Tensor, picture: Tensor, flow: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`frame` (n, 1, h, w) and the state -> (n, 1, scale * h, scale * w) and the next state (luma, hidden)."""
-        if self.config.memory == "aligned":
-            flow = self.flow(frame, luma) if flow is None else flow
-            moved = warp(torch.cat([luma, hidden], 1), flow)
-            luma, hidden = moved[:, :1], moved[:, 1:]
-        x = self._features(self.stem(torch.cat([GAIN * frame, GAIN * (luma - frame), hidden], 1)))
-        x = self.head(x)
-        phases = self.config.scale**2
-        return self._picture(frame, x[:, :phases]), frame, x[:, phases:].float()
+        """`frame` (n, 1, h, w) and the state -> (n, 1, scale * h, scale * w) and the next state (luma, picture).
+
+        `flow`, if it is known already, is `motion(frame, luma)`.
+        """
+        # In training what is picture stays fp32: bf16 would round it by up to 0.5/255.
+        with torch.autocast(frame.device.type, enabled=False):
+            if flow is None:
+                with torch.no_grad():
+                    flow = motion(frame, luma)
+            past = recall(picture, flow, self.phases)
+            news = past - F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.twice)
+            miss = F.avg_pool2d(news.mean(1, keepdim=True).abs(), 5, 1, 2, count_include_pad=False)
+            trust = F.relu(1 - DOUBT * miss)
+            stem = self.stem(torch.cat([frame, trust * news], 1))
+        features = self._features(stem)
+        residual, gate = self.head(features).float(), self.gate(features).float()
+        with torch.autocast(frame.device.type, enabled=False):
+            own = self._base(frame) + residual
+            pull = KEEP * trust * torch.sigmoid(gate)
+            if self.config.scale == 2:
+                out = F.pixel_shuffle(own + pull * (past - own), 2)
+                return out, frame, out
+            own = own + F.conv2d(pull * (past - F.conv2d(own, self.halving)), self.doubling, padding=1)
+            return F.pixel_shuffle(own, 4), frame, F.pixel_shuffle(F.conv2d(own, self.halving), 2)
 
     def single(self, frame: Tensor) -> Tensor:
         """`frame` (n, 1, h, w) upscaled without any memory, by the weights that need none: for the first phase of training."""
-        phases = self.config.scale**2
-        x = self._features(self.stem(GAIN * frame))
-        bias = cast(Tensor, self.head.bias)
-        return self._picture(frame, F.conv2d(x, self.head.weight[:phases], bias[:phases], padding=1))
+        with torch.autocast(frame.device.type, enabled=False):
+            stem = self.stem(frame)
+        residual = self.head(self._features(stem)).float()
+        with torch.autocast(frame.device.type, enabled=False):
+            return F.pixel_shuffle(self._base(frame) + residual, self.config.scale)
 
     def _features(self, stem: Tensor) -> Tensor:
         x = first = F.leaky_relu(stem, 0.1)
@@ -162,19 +226,21 @@ class Net(nn.Module):
         # The sum comes before the activation: there ONNX Runtime makes it a part of the convolution.
         return F.leaky_relu(self.trunk[-1](x) + first, 0.1)
 
-    def _picture(self, frame: Tensor, residual: Tensor) -> Tensor:
-        base = F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
-        return F.pixel_shuffle(base.float() + residual.float() / GAIN, self.config.scale)
+    def _base(self, frame: Tensor) -> Tensor:
+        return F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
 
     def fold(self) -> Net:
         """The same network with ordinary convolutions, for export."""
         net = Net(self.config)
         net.load_state_dict(self.state_dict())
         net.stem = cast(Stem, net.stem).folded()
+        net.head = cast(ScaledConv, net.head).folded()
+        net.gate = cast(ScaledConv, net.gate).folded()
         net.trunk = nn.ModuleList(conv.folded() for conv in net.trunk if isinstance(conv, FoldedConv))
         return net.eval()
 
     def macs(self) -> float:
         """Multiply-adds of the convolutions for one low-resolution pixel."""
-        c, s, phases = self.config.channels, self.config.state, self.config.scale**2
-        return c * (2 + s) * 25 + self.config.layers * c * c * 9 + c * (phases + s) * 9 + 49 * phases
+        c, phases = self.config.channels, self.config.scale**2
+        fixed = 49 * (4 + phases) + 4 * 4 * 12 + (0 if phases == 4 else 9 * 4 * phases + 2 * 4 * phases)
+        return c * 5 * 25 + self.config.layers * c * c * 9 + c * phases * 9 + c * 4 + fixed
