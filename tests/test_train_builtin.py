@@ -163,7 +163,7 @@ def test_recalled_picture_is_moved_without_a_blur(shift: tuple[float, float]) ->
         return (torch.sin((x + 2 * dx) * torch.pi / 3) + torch.cos((y + 2 * dy) * torch.pi / 4))[None, None]
 
     flow = torch.tensor(shift).view(1, 2, 1, 1).expand(1, 2, 32, 40)
-    got = torch.nn.functional.pixel_shuffle(motion.recall(wave(0, 0), flow, motion.phases_kernel()), 2)
+    got = torch.nn.functional.pixel_shuffle(motion.recall(wave(0, 0), flow, motion.difference_kernel()), 2)
     error = (got - wave(*shift))[..., 8:-8, 8:-8].abs().max()
     blurred = (motion.warp(wave(0, 0), 2 * flow.repeat_interleave(2, 2).repeat_interleave(2, 3)) - wave(*shift))[
         ..., 8:-8, 8:-8

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trt_build.builtin.motion import motion, phases_kernel, recall
+from trt_build.builtin.motion import difference_kernel, motion, recall
 
 State = tuple[Tensor, Tensor]
 """The frame before (n, 1, h, w), and what came of it at twice the size (n, 1, 2h, 2w)."""
@@ -171,12 +171,12 @@ class Net(nn.Module):
         self.twice: Tensor
         self.halving: Tensor
         self.doubling: Tensor
-        self.phases: Tensor
+        self.difference: Tensor
         self.register_buffer("base", lanczos_kernel(config.scale), persistent=False)
         self.register_buffer("twice", lanczos_kernel(2), persistent=False)
         self.register_buffer("halving", halving_kernel(config.scale), persistent=False)
         self.register_buffer("doubling", doubling_kernel(), persistent=False)
-        self.register_buffer("phases", phases_kernel(), persistent=False)
+        self.register_buffer("difference", difference_kernel(), persistent=False)
 
     def first_state(self, frame: Tensor) -> State:
         """What there is before the first frame: nothing, which is trusted where the frame is as black."""
@@ -195,7 +195,7 @@ class Net(nn.Module):
             if flow is None:
                 with torch.no_grad():
                     flow = motion(frame, luma)
-            past = recall(picture, flow, self.phases)
+            past = recall(picture, flow, self.difference)
             news = past - F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.twice)
             miss = F.avg_pool2d(news.mean(1, keepdim=True).abs(), 5, 1, 2, count_include_pad=False)
             trust = F.relu(1 - DOUBT * miss)
@@ -242,5 +242,5 @@ class Net(nn.Module):
     def macs(self) -> float:
         """Multiply-adds of the convolutions for one low-resolution pixel."""
         c, phases = self.config.channels, self.config.scale**2
-        fixed = 49 * (4 + phases) + 4 * 4 * 12 + (0 if phases == 4 else 9 * 4 * phases + 2 * 4 * phases)
+        fixed = 49 * (4 + phases) + 4 * 12 * 9 + (0 if phases == 4 else 9 * 4 * phases + 2 * 4 * phases)
         return c * 5 * 25 + self.config.layers * c * c * 9 + c * phases * 9 + c * 4 + fixed
