@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -128,8 +128,9 @@ def test_memory_takes_part_where_the_picture_stays_and_none_where_it_changes(sca
     with torch.no_grad():
         cold, luma, picture = net(texture, *net.first_state(texture))
         # What is remembered is brighter by 0.02 than what the frame gives: the result lies between the two.
-        kept, _, following = net(texture, luma, picture + 0.02)
-        changed, *_ = net(texture, luma, picture + 0.5)
+        here = torch.zeros(1, 2, 32, 48)
+        kept, _, following = net(texture, luma + 0.01, picture + 0.02, here)
+        changed, *_ = net(texture, luma + 0.01, picture + 0.5, here)
     share = ((kept - cold) / 0.02)[..., 8:-8, 8:-8]
     assert share.min() > 0.05
     assert share.max() < network.KEEP
@@ -146,12 +147,35 @@ def test_memory_of_a_wrong_picture_fades() -> None:
     frame = torch.full((1, 1, 32, 32), 0.5)
     flow = torch.full((1, 2, 32, 32), 0.25)
     with torch.no_grad():
-        clean, *state = net(frame, *net.first_state(frame), flow)
+        clean, *_ = net(frame, *net.first_state(frame), flow)
         noise = 0.02 * torch.randn(1, 1, 64, 64)
-        state[1] = clean + noise
+        picture = clean + noise
         for _ in range(30):
-            out, *state = net(frame, state[0], state[1], flow)
+            out, _, picture = net(frame, frame + 0.01, picture, flow)
     assert (out - clean).abs().max() < 0.1 * noise.abs().max()
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_what_stands_still_stays_and_what_moves_does_not(scale: int) -> None:
+    torch.manual_seed(0)
+    net = Net(NetConfig(scale, channels=8, layers=2)).eval()
+    torch.nn.init.normal_(cast("Any", net.stem).past, std=0.1)
+    page = torch.rand(1, 1, 48, 64)
+    changed = page.clone()
+    changed[..., 32:] = torch.rand(1, 1, 48, 32)
+    with torch.no_grad():
+        state: Any = net.first_state(page)
+        results = []
+        for frame in (page, page, page, changed, changed):
+            out, *state = net(frame, *state)
+            results.append(out)
+    _, second, third, after, last = results
+    assert torch.allclose(second, third, atol=1e-4)
+    assert torch.allclose(after, last, atol=1e-4) or scale == 4
+    if scale == 2:
+        # Up to the last pixel whose 5x5 neighbours stand still.
+        assert torch.allclose(third[..., : 2 * 30], after[..., : 2 * 30], atol=1e-4)
+    assert (third - after)[..., scale * 36 :].abs().max() > 0.1
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (1.0, -2.0), (0.25, -0.3)])

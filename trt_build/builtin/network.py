@@ -20,6 +20,10 @@ GAIN = 8.0
 DOUBT = 12.0
 """What is remembered counts less the more it differs from the frame: not at all from a mean of 1/12 of the range on."""
 
+STILL = 219.0 * 25
+"""Where not one of 5x5 pixels has changed by a step of 8 bit, the result before stays: a still page had gone on changing for ten
+frames (single pixels by up to 28/255)."""
+
 KEEP = 0.8
 """Most of the memory's part in a result. Moving it amplifies by 1.125 at most, so that what was remembered wrongly fades."""
 
@@ -98,6 +102,11 @@ def doubling_kernel() -> Tensor:
         for offset in range(-2, 4):
             along[phase, offset % 2, 1 + offset // 2] = max(0.0, 1 - abs(place - offset))
     return torch.einsum("aiy,bjx->abijyx", along, along).reshape(16, 4, 3, 3)
+
+
+def _around(x: Tensor) -> Tensor:
+    """Mean over 5x5 pixels."""
+    return F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
 
 
 class Stem(nn.Module):
@@ -195,10 +204,10 @@ class Net(nn.Module):
             if flow is None:
                 with torch.no_grad():
                     flow = motion(frame, luma)
-            past = recall(picture, flow, self.difference)
+            still = F.relu(1 - STILL * _around((frame - luma).abs()))
+            past = recall(picture, (1 - still) * flow, self.difference)
             news = past - F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.twice)
-            miss = F.avg_pool2d(news.mean(1, keepdim=True).abs(), 5, 1, 2, count_include_pad=False)
-            trust = F.relu(1 - DOUBT * miss)
+            trust = F.relu(1 - DOUBT * _around(news.mean(1, keepdim=True).abs()))
             stem = self.stem(torch.cat([frame, trust * news], 1))
         features = self._features(stem)
         residual, gate = self.head(features).float(), self.gate(features).float()
@@ -206,10 +215,16 @@ class Net(nn.Module):
             own = self._base(frame) + residual
             pull = KEEP * trust * torch.sigmoid(gate)
             if self.config.scale == 2:
-                out = F.pixel_shuffle(own + pull * (past - own), 2)
-                return out, frame, out
+                own = own + pull * (past - own)
+                kept = own + still * (past - own)
+                picture = F.pixel_shuffle(kept, 2)
+                return picture, frame, picture
             own = own + F.conv2d(pull * (past - F.conv2d(own, self.halving)), self.doubling, padding=1)
-            return F.pixel_shuffle(own, 4), frame, F.pixel_shuffle(F.conv2d(own, self.halving), 2)
+            small = F.conv2d(own, self.halving)
+            rest = still * (past - small)
+            # Each pixel twice along both axes: then the means of the result are exactly what they should be.
+            own = own + F.conv2d(rest, 4 * self.halving.transpose(0, 1))
+            return F.pixel_shuffle(own, 4), frame, F.pixel_shuffle(small + rest, 2)
 
     def single(self, frame: Tensor) -> Tensor:
         """`frame` (n, 1, h, w) upscaled without any memory, by the weights that need none: for the first phase of training."""
