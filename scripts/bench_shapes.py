@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vsflashsr.bundle import load_bundle
 from vsflashsr.geometry import padded
-from vsflashsr.models.opening import BUNDLES, builtin_names
+from vsflashsr.models.opening import builtin_names, locate
 
 
 class Twice(nn.Module):
@@ -75,7 +75,7 @@ def main() -> None:
     options.intra_op_num_threads = arguments.threads
     runs: dict[str, tuple[Any, dict[str, Any]]] = {}
     for model in arguments.models:
-        bundle = load_bundle(BUNDLES / model if model in builtin_names() else Path(model))
+        bundle = load_bundle(locate(model))
         rows, columns = padded(height, bundle.size_multiple), padded(width, bundle.size_multiple)
         soft = F.interpolate(torch.rand(1, 1, rows // 8 + 2, columns // 8 + 2), scale_factor=8.0, mode="bicubic")
         before, now = (soft[:, :, :rows, n : columns + n] for n in (2, 0))

@@ -206,13 +206,16 @@ class Net(nn.Module):
                     flow = motion(frame, luma)
             still = F.relu(1 - STILL * _around((frame - luma).abs()))
             past = recall(picture, (1 - still) * flow, self.difference)
-            news = past - F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.twice)
+            edged = F.pad(frame, (3, 3, 3, 3), mode="replicate")
+            twice = F.conv2d(edged, self.twice)
+            base = twice if self.config.scale == 2 else F.conv2d(edged, self.base)
+            news = past - twice
             trust = F.relu(1 - DOUBT * _around(news.mean(1, keepdim=True).abs()))
             stem = self.stem(torch.cat([frame, trust * news], 1))
         features = self._features(stem)
         residual, gate = self.head(features).float(), self.gate(features).float()
         with torch.autocast(frame.device.type, enabled=False):
-            own = self._base(frame) + residual
+            own = base + residual
             pull = KEEP * trust * torch.sigmoid(gate)
             if self.config.scale == 2:
                 own = own + pull * (past - own)
@@ -232,7 +235,8 @@ class Net(nn.Module):
             stem = self.stem(frame)
         residual = self.head(self._features(stem)).float()
         with torch.autocast(frame.device.type, enabled=False):
-            return F.pixel_shuffle(self._base(frame) + residual, self.config.scale)
+            base = F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
+            return F.pixel_shuffle(base + residual, self.config.scale)
 
     def _features(self, stem: Tensor) -> Tensor:
         x = first = F.leaky_relu(stem, 0.1)
@@ -240,9 +244,6 @@ class Net(nn.Module):
             x = F.leaky_relu(conv(x), 0.1)
         # The sum comes before the activation: there ONNX Runtime makes it a part of the convolution.
         return F.leaky_relu(self.trunk[-1](x) + first, 0.1)
-
-    def _base(self, frame: Tensor) -> Tensor:
-        return F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
 
     def fold(self) -> Net:
         """The same network with ordinary convolutions, for export."""
@@ -257,5 +258,5 @@ class Net(nn.Module):
     def macs(self) -> float:
         """Multiply-adds of the convolutions for one low-resolution pixel."""
         c, phases = self.config.channels, self.config.scale**2
-        fixed = 49 * (4 + phases) + 4 * 12 * 9 + (0 if phases == 4 else 9 * 4 * phases + 2 * 4 * phases)
+        fixed = 49 * (4 if phases == 4 else 4 + phases) + 4 * 12 * 9 + (0 if phases == 4 else 9 * 4 * phases + 2 * 4 * phases)
         return c * 5 * 25 + self.config.layers * c * c * 9 + c * phases * 9 + c * 4 + fixed

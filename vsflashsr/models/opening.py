@@ -75,7 +75,12 @@ def builtin_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
 
 
-def _locate(model: str | Path | None) -> Path:
+def locate(model: str | Path | None) -> Path:
+    """Where a model lies: a built-in name, a bundle's folder or an ``.onnx`` file; None: the default.
+
+    Raises:
+        FlashsrError: there is nothing.
+    """
     names = builtin_names()
     if model is None:
         model = DEFAULT
@@ -95,7 +100,7 @@ def open_model(request: ModelRequest, backend: DeviceBackend | None = None) -> O
     Raises:
         FlashsrError: it can't be read, doesn't fit together, doesn't have what was asked for, or needs too much memory.
     """
-    path = _locate(request.model)
+    path = locate(request.model)
     if path.is_dir():
         return _from_bundle(load_bundle(path), request, backend)
     if path.suffix.lower() != ".onnx":
