@@ -22,7 +22,7 @@ import vapoursynth
 
 from vsflashsr.geometry import pad, padded
 from vsflashsr.models.opening import ModelRequest, open_model
-from vsflashsr.models.recurrent import RecurrentModel, RecurrentState
+from vsflashsr.models.recurrent.host import RecurrentModel, RecurrentState
 
 SCRIPT = """
 import vapoursynth as vs

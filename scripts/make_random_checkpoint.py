@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from trt_build.flashvsr.config import (
+from vsflashsr.models.flashvsr.network.config import (
     FlashVSRConfig,
     Layout,
     Shape,

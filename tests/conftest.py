@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .tiny import write_tiny_bundle
+from .support.tiny import write_tiny_bundle
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,8 @@ import vapoursynth as vs
 from vsflashsr import flashsr
 from vsflashsr.gpu import probe
 
-from .clips import FORMATS, digest, noise, planes
-from .tiny import write_frame_graph, write_tiny_bundle
+from .support.clips import FORMATS, digest, noise, planes
+from .support.tiny import write_frame_graph, write_tiny_bundle
 
 core = vs.core
 
@@ -327,7 +327,7 @@ def test_variable_clips_are_refused(tiny: Path) -> None:
 
 
 def test_tensorrt_without_a_gpu_is_one_clear_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsflashsr.backend.device_count", lambda: 0)
+    monkeypatch.setattr("vsflashsr.runtimes.backend.device_count", lambda: 0)
     for backend in ("tensorrt", "tensorrt_rtx", "torch"):
         with pytest.raises(vs.Error, match="needs an NVIDIA GPU"):
             flashsr(noise(2, 32, 32), 2, model=tiny, backend=backend)

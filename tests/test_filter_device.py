@@ -15,17 +15,17 @@ import vapoursynth as vs
 
 pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
-from vsflashsr import backend as backend_module
 from vsflashsr import flashsr
 from vsflashsr.gpu import budget, driver
 from vsflashsr.gpu import device as device_module
+from vsflashsr.runtimes import backend as backend_module
 from vsflashsr.runtimes import tensorrt as runtime_module
 
-from .clips import digest, noise, planes
-from .fake_tensorrt import FakeTensorRT
-from .host_kernels import HostKernels
-from .mock_cuda import MockDriver
-from .tiny import write_frame_graph
+from .support.clips import digest, noise, planes
+from .support.fake_tensorrt import FakeTensorRT
+from .support.host_kernels import HostKernels
+from .support.mock_cuda import MockDriver
+from .support.tiny import write_frame_graph
 
 core = vs.core
 
@@ -183,7 +183,7 @@ def test_a_gpu_number_that_is_not_there_is_refused(
 @pytest.mark.long
 def test_flashvsr_in_tiles_on_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
-    from .test_flashvsr_device import bundle
+    from .models.flashvsr.test_flashvsr_device import bundle
 
     model = bundle("tiny", "v1.1").folder
     clip = noise(24, 60, 24, vs.RGB24)

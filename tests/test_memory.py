@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from .pipe import environment
+from .support.pipe import environment
 
 CODE = """
 import json, psutil, sys
 import vapoursynth as vs
-from tests.clips import noise
+from tests.support.clips import noise
 from vsflashsr import flashsr
 vs.core.max_cache_size = 256
 model, size, last = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vsflashsr import stream as stream_module
 from vsflashsr.errors import FlashsrError
 from vsflashsr.geometry import Array
-from vsflashsr.models import ModelSpec
+from vsflashsr.model import ModelSpec
 from vsflashsr.schedule import Schedule
 from vsflashsr.segments import segment_of
 from vsflashsr.stream import CausalStream

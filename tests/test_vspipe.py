@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .pipe import VSPIPE, environment, vspipe, y4m
-from .tiny import write_frame_graph, write_tiny_bundle
+from .support.pipe import VSPIPE, environment, vspipe, y4m
+from .support.tiny import write_frame_graph, write_tiny_bundle
 
 LENGTH, CUTS = 200, (41, 97, 150)
 
@@ -25,7 +25,7 @@ HEAD = """
 import random
 import vapoursynth as vs
 from vapoursynth import core
-from tests.clips import noise
+from tests.support.clips import noise
 from vsflashsr import flashsr
 """
 
@@ -192,7 +192,7 @@ def test_reloading_a_script_frees_what_it_held(tiny: Path) -> None:
     """Previewers clear the outputs and run the script again in one process: memory must not grow with reloads."""
     code = f"""
 import gc, psutil, vapoursynth as vs
-from tests.clips import noise
+from tests.support.clips import noise
 from vsflashsr import flashsr
 for i in range(25):
     out = flashsr(noise(8, 320, 180), 4, model={str(tiny)!r})

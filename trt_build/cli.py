@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vsflashsr.errors import FlashsrError
+from vsflashsr.runtimes.engines.build import builds_left_behind
 
-from .engines.build import builds_left_behind
-from .engines.commands import add_commands
+from .engine_commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .filter import flashsr
 
-__all__ = ["flashsr"]
-__version__ = "0.1.0"
+__all__ = ["__version__", "flashsr"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 from .errors import FlashsrError
-from .models import Channels, ModelSpec
+from .model import Channels, ModelSpec
 from .schedule import Schedule
 
 FORMAT = 1

@@ -15,14 +15,14 @@ import numpy as np
 import vapoursynth as vs
 
 from . import formats
-from .backend import DeviceBackend, open_backend
 from .bundle import ColorFix, Precision
 from .errors import FlashsrError
 from .frames import ClipSource, frames_at_hand, to_frame
 from .geometry import Array
 from .heap import map_large_blocks
-from .models import Model
+from .model import Model
 from .models.opening import ModelRequest, OpenedModel, open_model
+from .runtimes.backend import DeviceBackend, open_backend
 from .stream import CausalStream
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch")
@@ -215,8 +215,8 @@ def _color_fix(opened: OpenedModel) -> Callable[[Array, Array], Array]:
     """What brings a finished frame's colours back to those of its input frame."""
     if opened.color_fix == "none":
         return lambda finished, _: finished
-    from .models.flashvsr.colour_fix import adain, wavelet
-    from .models.flashvsr.resample import resize
+    from .colour_fix import adain, wavelet
+    from .resample import resize
 
     correct = {"adain": adain, "wavelet": wavelet}[opened.color_fix]
 

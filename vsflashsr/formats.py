@@ -8,7 +8,7 @@ from typing import Any
 import vapoursynth as vs
 
 from .errors import FlashsrError
-from .models import Channels
+from .model import Channels
 
 _UNSPECIFIED = 2
 _BT709 = 1

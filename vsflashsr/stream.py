@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import FlashsrError
 from .geometry import Array
-from .models import Frame, Model, fetched
+from .model import Frame, Model, fetched
 from .segments import Segment, segment_of
 
 KEPT_BYTES = 256 << 20

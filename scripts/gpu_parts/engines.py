@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vsflashsr.backend import TensorRTBackend
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models import fetched
+from vsflashsr.model import fetched
 from vsflashsr.models.opening import BUNDLES, DEFAULT
-from vsflashsr.models.recurrent import RecurrentModel
+from vsflashsr.models.recurrent.host import RecurrentModel
+from vsflashsr.runtimes.backend import TensorRTBackend
 
 from .settings import Settings
 

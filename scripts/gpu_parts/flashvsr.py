@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from trt_build.flashvsr.config import FlashVSRConfig
-from vsflashsr.gpu import launches
 from vsflashsr.gpu.device import Device
-from vsflashsr.models.flashvsr.device_graphs import StepGraphs
-from vsflashsr.models.flashvsr.device_model import step_shape
-from vsflashsr.models.flashvsr.device_step import DeviceStep, RunState, StepInputs
+from vsflashsr.models.flashvsr.device.graphs import StepGraphs
+from vsflashsr.models.flashvsr.device.model import step_shape
+from vsflashsr.models.flashvsr.device.step import DeviceStep, RunState, StepInputs
+from vsflashsr.models.flashvsr.kernels import launches
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.noise import step_noise
 from vsflashsr.models.flashvsr.options import Options
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from trt_build.flashvsr.checkpoint import Checkpoint
-from trt_build.flashvsr.export import PRECISIONS
 from trt_build.flashvsr.torch_executor import TorchExecutor
 from trt_build.flashvsr.verify_dit import dit_fixtures, golden_masks, golden_steps, open_golden
-from vsflashsr.gpu import launches
 from vsflashsr.gpu.device import Device
-from vsflashsr.gpu.library import KernelLibrary
-from vsflashsr.models.flashvsr.attention import AttentionPlan
+from vsflashsr.models.flashvsr.host.attention import AttentionPlan
+from vsflashsr.models.flashvsr.kernels import launches
+from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.flashvsr.rope import slice_positions
 
 from .settings import Settings

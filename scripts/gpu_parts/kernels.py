@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vsflashsr.gpu import launches
 from vsflashsr.gpu.device import Device
-from vsflashsr.gpu.library import KernelLibrary
-from vsflashsr.gpu.tables import rotary_tables
+from vsflashsr.models.flashvsr.kernels import launches
+from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.kernels.tables import rotary_tables
 from vsflashsr.models.flashvsr.windows import BLOCK_PX, Grid, local_mask, pair_budget, topk_ratio
 
 from .settings import Settings

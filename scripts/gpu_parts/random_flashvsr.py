@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from trt_build.flashvsr.config import FlashVSRConfig
-from trt_build.flashvsr.export import PRECISIONS
-from trt_build.flashvsr.pieces import FirstPiece, LastPiece, MiddlePiece, to_precision
-from trt_build.flashvsr.projector import build_projector
-from trt_build.flashvsr.tcdecoder import TCDecoder
-from vsflashsr.models.flashvsr.device_graphs import Piece, StepGraphs
+from vsflashsr.models.flashvsr.device.graphs import Piece, StepGraphs
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
+from vsflashsr.models.flashvsr.network.pieces import FirstPiece, LastPiece, MiddlePiece, to_precision
+from vsflashsr.models.flashvsr.network.precision import PRECISIONS
+from vsflashsr.models.flashvsr.network.projector import build_projector
+from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import DecoderState, Graph, Section
-from vsflashsr.runtimes.device import DeviceGraph
+from vsflashsr.runtimes.graph import DeviceGraph
 
 type Types = Sequence[tuple[str, torch.dtype]]
 type Load = Callable[[nn.Module, Types, Types], DeviceGraph]

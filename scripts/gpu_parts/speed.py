@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from trt_build.flashvsr.config import FlashVSRConfig
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.device import Device
-from vsflashsr.gpu.library import KernelLibrary
+from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.runtimes.torch import TorchGraph
 
 from .flashvsr import Given, measured

@@ -10,10 +10,10 @@ import numpy as np
 
 from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.flashvsr.export import export_bundle
-from vsflashsr.backend import TorchBackend
 from vsflashsr.bundle import Bundle, load_bundle
-from vsflashsr.models import fetched
-from vsflashsr.models.flashvsr.model import FlashVSRModel
+from vsflashsr.model import fetched
+from vsflashsr.models.flashvsr.host.model import FlashVSRModel
+from vsflashsr.runtimes.backend import TorchBackend
 
 from .settings import Settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trt_build.flashvsr.config import FlashVSRConfig
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, pair_budget, topk_ratio
 
 DECODER_PER_PIXEL = 1.70e6

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from trt_build.builtin.degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
-from trt_build.builtin.pages import page
-from trt_build.builtin.shapes import shapes
+from .degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
+from .pages import page
+from .shapes import shapes
 
 SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m2ts", ".ts", ".mpg", ".y4m"}
 HOLD_OUT = 18

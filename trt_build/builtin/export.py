@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 import torch
 
-from trt_build.builtin.motion import SIZE_MULTIPLE
-from trt_build.builtin.network import Net, NetConfig
 from vsflashsr.bundle import MANIFEST, write_manifest
+
+from .motion import SIZE_MULTIPLE
+from .network import Net, NetConfig
 
 OPSET = 17
 TOLERANCE = 1e-4

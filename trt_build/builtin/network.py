@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trt_build.builtin.motion import difference_kernel, motion, recall
+from .motion import difference_kernel, motion, recall
 
 State = tuple[Tensor, Tensor]
 """The frame before (n, 1, h, w), and what came of it at twice the size (n, 1, 2h, 2w)."""

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trt_build.builtin.degrade import Luma
+from .degrade import Luma
 
 HEIGHT, WIDTH, FRAMES = 368, 640, 24
 LETTERS = "eeeeeetttttaaaaooooiiiinnnnsssshhhrrrdddlllccuummwffggyyppbbvkxjqz"

@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trt_build.builtin.degrade import Luma
-from trt_build.builtin.pages import FRAMES, HEIGHT, WIDTH
+from .degrade import Luma
+from .pages import FRAMES, HEIGHT, WIDTH
 
 FINE = 2
 """Sheets are drawn this many times larger, moved there and averaged down, so that edges fall anywhere between pixels."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from trt_build.builtin.data import Clip, Sampler, to_unit
-from trt_build.builtin.motion import SIZE_MULTIPLE, motion
-from trt_build.builtin.network import Net, NetConfig
+from .data import Clip, Sampler, to_unit
+from .motion import SIZE_MULTIPLE, motion
+from .network import Net, NetConfig
 
 VALIDATION = {"clean": 0, "degraded": 3}
 """Variants of the held-out clips that are scored."""

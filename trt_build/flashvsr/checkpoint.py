@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trt_build.flashvsr.config import (
+from vsflashsr.errors import FlashsrError
+from vsflashsr.models.flashvsr.network.config import (
     FlashVSRConfig,
     Layout,
     Shape,
@@ -26,7 +27,6 @@ from trt_build.flashvsr.config import (
     tcdecoder_layout,
     vae_layout,
 )
-from vsflashsr.errors import FlashsrError
 
 VERSIONS = ("v1", "v1.1")
 VARIANTS = ("tiny", "full")

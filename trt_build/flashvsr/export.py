@@ -15,18 +15,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from vsflashsr import __version__
 from vsflashsr.bundle import sha256_of, write_manifest
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.options import Options
-from vsflashsr.models.flashvsr.section import Graph, Section, TensorEntry
-
-from .checkpoint import Checkpoint
-from .config import FlashVSRConfig
-from .dit import Constants, build_constants
-from .export_parts import Progress, converted, silent, write_projector, write_tcdecoder, write_vae
-from .graphs import bound, weights_as_inputs, write_graph, write_weights
-from .pieces import (
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
+from vsflashsr.models.flashvsr.network.dit import Constants, build_constants
+from vsflashsr.models.flashvsr.network.pieces import (
     FirstPiece,
     LastPiece,
     MiddlePiece,
@@ -39,11 +32,18 @@ from .pieces import (
     precision_of,
     to_precision,
 )
-from .projector import build_projector
-from .tcdecoder import TCDecoder
-from .wan_vae import WanVaeDecoder
+from vsflashsr.models.flashvsr.network.precision import PRECISIONS
+from vsflashsr.models.flashvsr.network.projector import build_projector
+from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
+from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder
+from vsflashsr.models.flashvsr.options import Options
+from vsflashsr.models.flashvsr.section import Graph, Section, TensorEntry
+from vsflashsr.version import __version__
 
-PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from .checkpoint import Checkpoint
+from .export_parts import Progress, converted, silent, write_projector, write_tcdecoder, write_vae
+from .graphs import bound, weights_as_inputs, write_graph, write_weights
+
 SCHEDULE = {"first_reads": 25, "first_emits": 21, "reads": 8, "emits": 8}
 MAX_SEGMENT = 480
 PREROLL = 40

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from vsflashsr.errors import FlashsrError
+from vsflashsr.models.flashvsr.network.config import FRAMES_PER_LATENT, LATENT_PATCH, LQ_PATCH, FlashVSRConfig
+from vsflashsr.models.flashvsr.network.layers import FrameConv
+from vsflashsr.models.flashvsr.network.projector import build_projector
+from vsflashsr.models.flashvsr.network.tcdecoder import MEMORY_BLOCKS, TCDecoder
+from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
 from vsflashsr.models.flashvsr.section import DecoderState
 
-from .config import FRAMES_PER_LATENT, LATENT_PATCH, LQ_PATCH, FlashVSRConfig
 from .graphs import bound, weights_as_inputs, write_graph, write_weights
-from .layers import FrameConv
-from .projector import build_projector
-from .tcdecoder import MEMORY_BLOCKS, TCDecoder
-from .wan_vae import WanVaeDecoder, cache_specs
 
 Progress = Callable[[str, int], None]
 """Told what was written, and how many bytes of it."""

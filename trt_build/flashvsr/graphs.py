@@ -17,6 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from vsflashsr.models.flashvsr.network.precision import DTYPE_NAMES
 from vsflashsr.models.flashvsr.section import TensorEntry
 
 OPSET = 20
@@ -30,7 +31,6 @@ _ONNX_TYPES = {
     torch.float16: onnx.TensorProto.FLOAT16,
     torch.bfloat16: onnx.TensorProto.BFLOAT16,
 }
-DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
 class _WeightsAsInputs(nn.Module):

@@ -10,14 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vsflashsr.models.flashvsr.attention import AttentionPlan
-from vsflashsr.models.flashvsr.rope import slice_positions, slice_tables
-from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid
-
-from .checkpoint import Checkpoint
-from .config import FlashVSRConfig
-from .dit import build_constants
-from .pieces import (
+from vsflashsr.models.flashvsr.host.attention import AttentionPlan
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
+from vsflashsr.models.flashvsr.network.dit import build_constants
+from vsflashsr.models.flashvsr.network.pieces import (
     FirstPiece,
     LastPiece,
     MiddlePiece,
@@ -26,9 +22,13 @@ from .pieces import (
     middle_weights,
     precision_of,
 )
-from .projector import ProjectorV1, build_projector
-from .tcdecoder import TCDecoder
-from .wan_vae import WanVaeDecoder, cache_specs
+from vsflashsr.models.flashvsr.network.projector import ProjectorV1, build_projector
+from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
+from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
+from vsflashsr.models.flashvsr.rope import slice_positions, slice_tables
+from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid
+
+from .checkpoint import Checkpoint
 
 type Array = npt.NDArray[np.float32]
 type Observer = Callable[[int, Mapping[str, Tensor]], None]

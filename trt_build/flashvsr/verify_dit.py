@@ -18,13 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from vsflashsr.models.flashvsr import colour_fix
-from vsflashsr.models.flashvsr.attention import rotated
-from vsflashsr.models.flashvsr.onnx_executor import OnnxExecutor
-from vsflashsr.models.flashvsr.options import Options
-from vsflashsr.models.flashvsr.resample import resize_u8
-from vsflashsr.models.flashvsr.rope import angles, rope_split, slice_positions
-from vsflashsr.models.flashvsr.step import (
+from vsflashsr import colour_fix
+from vsflashsr.models.flashvsr.host.attention import rotated
+from vsflashsr.models.flashvsr.host.executor import OnnxExecutor
+from vsflashsr.models.flashvsr.host.step import (
     Executor,
     Slice,
     StepOptions,
@@ -35,10 +32,13 @@ from vsflashsr.models.flashvsr.step import (
     run_step,
     to_patches,
 )
+from vsflashsr.models.flashvsr.network.dit import build_constants, cross_keys_values, timestep_embedding
+from vsflashsr.models.flashvsr.options import Options
+from vsflashsr.models.flashvsr.rope import angles, rope_split, slice_positions
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, token_order, topk_ratio, window_order
+from vsflashsr.resample import resize_u8
 
 from .checkpoint import Checkpoint, MissingFileError, load_checkpoint
-from .dit import build_constants, cross_keys_values, timestep_embedding
 from .export import write_section
 from .export_parts import write_projector
 from .torch_executor import TorchExecutor

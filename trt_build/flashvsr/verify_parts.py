@@ -12,17 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from vsflashsr.models.flashvsr import colour_fix
+from vsflashsr import colour_fix
+from vsflashsr.models.flashvsr.network.config import FRAMES_PER_LATENT, LATENT_PATCH, LQ_PATCH, FlashVSRConfig
+from vsflashsr.models.flashvsr.network.projector import build_projector
+from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
+from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
 from vsflashsr.models.flashvsr.section import DecoderState
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 
 from .checkpoint import MissingFileError, Weights, load_part
-from .config import FRAMES_PER_LATENT, LATENT_PATCH, LQ_PATCH, FlashVSRConfig
 from .export_parts import write_projector, write_tcdecoder, write_vae
-from .projector import build_projector
-from .tcdecoder import TCDecoder
 from .verify_types import StageResult
-from .wan_vae import WanVaeDecoder, cache_specs
 
 type Array = npt.NDArray[np.float32]
 type Fixture = Mapping[str, npt.NDArray[Any]]

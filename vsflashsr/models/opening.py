@@ -13,13 +13,13 @@ from ..bundle import Bundle, ColorFix, Precision, load_bundle
 from ..errors import FlashsrError
 from ..geometry import Tiling, tile_sizes, tiling
 from ..gpu.budget import MemoryPlan, MemoryRefusedError
-from . import Model
-from .frame import FrameModel
-from .recurrent import RecurrentModel
+from ..model import Model
+from .frame.host import FrameModel
+from .recurrent.host import RecurrentModel
 from .tiled import TiledModel
 
 if TYPE_CHECKING:
-    from ..backend import DeviceBackend
+    from ..runtimes.backend import DeviceBackend
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _open_frame(
 def _open_flashvsr(
     bundle: Bundle, scale: int, request: ModelRequest, backend: DeviceBackend | None, color_fix: ColorFix
 ) -> OpenedModel:
-    from .flashvsr.model import FlashVSRModel
+    from .flashvsr.host.model import FlashVSRModel
     from .flashvsr.options import Options
 
     options = {"seed": request.seed, "color_fix": color_fix, **request.options}

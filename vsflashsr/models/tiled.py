@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..geometry import Array, Tiling, blend, cut
-from . import Frame, Model, ModelSpec, fetched
+from ..model import Frame, Model, ModelSpec, fetched
 
 
 class _Blended:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..errors import FlashsrError
+from .graph import Tensor
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -20,16 +20,6 @@ _NUMPY = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An input or output of a graph, as the graph declares it."""
-
-    name: str
-    shape: tuple[int | str | None, ...]
-    """A name or None where the size is free."""
-    dtype: np.dtype[Any]
 
 
 def _tensor(where: str, arg: Any) -> Tensor:

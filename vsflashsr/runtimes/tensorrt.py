@@ -10,15 +10,13 @@ import numpy as np
 
 from ..errors import FlashsrError
 from ..gpu.probe import device_count
-from .device import Shape
-from .onnxruntime import Tensor
+from .graph import Shape, Tensor
 
 if TYPE_CHECKING:
-    from trt_build.engines.key import EngineRequest, ModuleName, Target
-    from trt_build.engines.progress import Progress
-    from trt_build.engines.store import EngineStore
-
     from ..gpu.device import Device, Stream
+    from .engines.key import EngineRequest, ModuleName, Target
+    from .engines.progress import Progress
+    from .engines.store import EngineStore
 
 _NUMPY = {
     "FLOAT": np.float32,
@@ -48,7 +46,7 @@ class TensorRTRuntime:
     """
 
     def __init__(self, name: ModuleName, device: Device, store: EngineStore) -> None:
-        from trt_build.engines.modules import load_module, module_log, target_of
+        from .engines.modules import load_module, module_log, target_of
 
         if device_count() == 0:  # where there is no driver, Runtime() ends the process
             raise FlashsrError(
@@ -133,7 +131,7 @@ class TensorRTRuntime:
         return bool(engine.get_tensor_mode(name) == self._module.TensorIOMode.INPUT)
 
     def _deserialized(self, plan: memoryview) -> Any:
-        from trt_build.engines.store import EngineRejectedError
+        from .engines.store import EngineRejectedError
 
         self._complaints.take()
         engine = self._runtime.deserialize_cuda_engine(plan)

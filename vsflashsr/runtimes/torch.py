@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FlashsrError
-from .device import Shape
-from .onnxruntime import Tensor
+from .graph import Shape, Tensor
 
 if TYPE_CHECKING:
     import torch

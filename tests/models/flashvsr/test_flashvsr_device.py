@@ -1,0 +1,139 @@
+"""FlashVSR's step on the mock device, kernels in NumPy and graphs in ONNX Runtime, against the reference step."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
+
+from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
+from trt_build.flashvsr.export import export_bundle
+from vsflashsr.bundle import Bundle, load_bundle
+from vsflashsr.model import fetched
+from vsflashsr.models.flashvsr.device.graphs import Piece, StepGraphs
+from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
+from vsflashsr.models.flashvsr.device.step import DeviceStep
+from vsflashsr.models.flashvsr.host.model import FlashVSRModel
+from vsflashsr.models.flashvsr.options import Options
+from vsflashsr.models.flashvsr.section import Graph, read_section
+
+from ...support.flashvsr_small import frames, script
+from ...support.host_device import HostGraph
+from ...support.host_kernels import HostKernels
+from ...support.mock_cuda import MockDriver, mock_device
+
+LOW = (24, 60)
+"""Height and width: x4 is 96x240, padded to 128x256: two windows, and something to crop."""
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="vsflashsr-tests-", ignore_cleanup_errors=True)
+
+
+def opened(variant: str, version: str) -> Checkpoint:
+    """A FlashVSR whose head dimension the kernels know."""
+    random = script("make_random_checkpoint")
+    folder = Path(_folder().name, f"checkpoint {variant}")
+    if not folder.exists():
+        random.write_checkpoint(folder, random.REDUCED, variant=variant)
+    return load_checkpoint(folder, version=version, variant=variant, head_dim=random.REDUCED.head_dim)
+
+
+@cache
+def bundle(variant: str, version: str) -> Bundle:
+    """Its export."""
+    out = Path(_folder().name, f"bundle {variant} {version}")
+    export_bundle(opened(variant, version), out, precision="fp32", name="reduced")
+    return load_bundle(out)
+
+
+def graphs(bundle: Bundle, mock: MockDriver) -> StepGraphs:
+    """The bundle's graphs with constant weights."""
+    section = read_section("test", bundle.section)
+
+    def piece(graph: Graph) -> Piece:
+        return Piece(
+            [HostGraph(bundle.folder / name, mock) for name in graph.constant], [{} for _ in graph.constant], {}
+        )
+
+    def one(name: str) -> HostGraph:
+        return HostGraph(bundle.folder / name, mock)
+
+    return StepGraphs(
+        first=piece(section.first),
+        middle=piece(section.middle),
+        last=piece(section.last),
+        projector=one(section.projector),
+        decoder=one(section.decoder),
+        decoder_first=None if section.decoder_first is None else one(section.decoder_first),
+        weights_bytes=1000,
+    )
+
+
+def device_model(device: Any, mock: MockDriver, bundle: Bundle, options: Options, **others: Any) -> DeviceFlashVSRModel:
+    """The model on the mock."""
+    section = read_section("test", bundle.section)
+    shape = step_shape(section, options, dtype="fp32", low=LOW, scale=4)
+    step = DeviceStep(
+        device,
+        HostKernels(mock),  # type: ignore[arg-type]  # has the one method that is called
+        graphs(bundle, mock),
+        section,
+        shape,
+        padding=options.padding,
+        color_fix=options.color_fix,
+        **others,
+    )
+    return DeviceFlashVSRModel(bundle.spec(4), step, options.seed)
+
+
+def worst(variant: str, version: str, changes: dict[str, Any], steps: int, seed: int, *, exact: bool) -> float:
+    """The largest difference from the host's model over some steps, fetched late."""
+    options = Options(**changes)
+    clip = frames(25 + 8 * (steps - 1), *LOW)
+    if exact:
+        clip = [np.rint(frame * 255).astype(np.float32) / np.float32(255) for frame in clip]
+    chosen = bundle(variant, version)
+    host = FlashVSRModel(chosen, 4, threads=1, options=changes)
+    with mock_device(seed=seed, total_bytes=1 << 30) as (device, mock):
+        model = device_model(device, mock, chosen, options)
+        difference, state, host_state = 0.0, None, None
+        pending: list[Any] = []
+        wanted: list[Any] = []
+        for index in range(steps):
+            numbers = range(25) if index == 0 else range(8 * index + 17, 8 * index + 25)
+            given = [clip[n] for n in numbers]
+            made, state = model.step(given, numbers, state)
+            pending += made
+            reference, host_state = host.step(given, numbers, host_state)
+            wanted += reference
+        for made_frame, reference_frame in zip(pending, wanted, strict=True):
+            # Unlike max, this lets a NaN through.
+            difference = float(np.maximum(difference, np.abs(fetched(made_frame) - reference_frame).max()))
+        del state
+    return difference
+
+
+@pytest.mark.parametrize(
+    ("variant", "version", "changes", "exact", "steps"),
+    [
+        # Six steps go more than once around a ring of four slots.
+        ("tiny", "v1.1", {"sparse_ratio": 0.05}, True, 6),
+        pytest.param(
+            *("tiny", "v1", {"color_fix": "wavelet", "padding": "replicate", "kv_ratio": 2.0}, False, 3),
+            marks=pytest.mark.long,
+        ),
+        pytest.param("full", "v1.1", {"color_fix": "none", "local_range": 1}, False, 4, marks=pytest.mark.long),
+    ],
+)
+def test_the_device_step_is_the_reference_step(
+    variant: str, version: str, changes: dict[str, Any], exact: bool, steps: int
+) -> None:
+    assert worst(variant, version, changes, steps, 1, exact=exact) < 1e-4

@@ -1,0 +1,181 @@
+"""`scripts/gpu_check.py` as far as it goes without a GPU: its arithmetic, its supervision, and its FlashVSR part on the mock."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch: Any = pytest.importorskip("torch", reason="the parts need torch")
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import gpu_check  # noqa: E402
+from gpu_parts import flashvsr, random_flashvsr, work  # noqa: E402
+
+from vsflashsr.gpu.device import Stream  # noqa: E402
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig  # noqa: E402
+from vsflashsr.models.flashvsr.windows import Grid  # noqa: E402
+from vsflashsr.runtimes.graph import Shape  # noqa: E402
+from vsflashsr.runtimes.torch import TorchGraph  # noqa: E402
+
+from ..support.host_kernels import HostKernels, run_on_host  # noqa: E402
+from ..support.mock_cuda import MockDriver, mock_device  # noqa: E402
+
+REDUCED = FlashVSRConfig(
+    dim=64, heads=2, head_dim=32, layers=2, ffn=64, text_len=4, lq_hidden=(8, 8), tc_channels=(8, 8, 8, 8)
+)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pieces", "attention", "projector", "decoder"),
+    [
+        (768, 1280, 19.2 + 0.7, 21.7, 5.3, 13.3),
+        (768, 1408, 21.1 + 0.8, 23.9, 5.8, 14.7),
+        (1152, 2048, 46.1 + 1.7, 52.2, 12.7, 32.0),
+        (2048, 3840, 153.7 + 5.8, 173.9, 42.3, 106.7),
+    ],
+)
+def test_work_is_what_the_specification_counts(
+    height: int, width: int, pieces: float, attention: float, projector: float, decoder: float
+) -> None:
+    found = work.step_flop(FlashVSRConfig(), Grid(height // 128, width // 128))
+    wanted = {"pieces": pieces, "attention": attention, "projector": projector, "decoder": decoder}
+    assert {k: v / 1e12 for k, v in found.items()} == pytest.approx(wanted, rel=0.01)
+
+
+class QueuedModule:
+    """A torch module as a graph on the mock: runs in the order of its stream."""
+
+    def __init__(self, module: Any, inputs: Any, outputs: Any, mock: MockDriver) -> None:
+        self._graph = TorchGraph(module, inputs, outputs, "cpu")
+        self._module, self._mock = module, mock
+        self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
+        self.weights_bytes = self._graph.weights_bytes
+
+    def prepare(self, shapes: Mapping[str, Shape]) -> Any:
+        makes = self._graph.prepare(shapes).outputs
+        inputs, outputs, module, mock = self.inputs, self.outputs, self._module, self._mock
+
+        class Prepared:
+            scratch_bytes = 0
+
+            def __init__(self) -> None:
+                self.outputs = makes
+
+            def enqueue(self, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
+                def run() -> None:
+                    given = [
+                        torch.from_numpy(mock.view(addresses[n], math.prod(shapes[n]), t.dtype).reshape(shapes[n]).copy())
+                        for n, t in inputs.items()
+                    ]
+                    with torch.inference_mode():
+                        made = module(*given)
+                    made = made if isinstance(made, tuple) else (made,)
+                    for (name, tensor), part in zip(outputs.items(), made, strict=True):
+                        place = mock.view(addresses[name], math.prod(makes[name]), tensor.dtype)
+                        np.copyto(place, part.numpy().ravel())
+
+                mock.enqueue(stream.handle, run, name="module")
+
+        return Prepared()
+
+
+@pytest.mark.long
+def test_the_flashvsr_part_measures_every_stage() -> None:
+    torch.set_num_threads(1)
+    with mock_device(seed=3, total_bytes=1 << 30) as (device, mock):
+        graphs = random_flashvsr.random_graphs(REDUCED, "fp32", "cpu", lambda m, i, o: QueuedModule(m, i, o, mock))
+        given = flashvsr.Given(device, HostKernels(mock), graphs, REDUCED, "fp32")
+        found = flashvsr.measured(given, (96, 240), captured=True, steps=1, repeats=1)
+        assert found["finite"]
+        assert set(found["frames_per_s"]) == {"fetched", "device", "serial"}
+        assert {"projector", "pieces", "attention", "decoder and colours"} <= set(found["stages_ms"])
+        assert any(name.startswith("attention: attend") for name in found["stages_ms"])
+        # What was stated before is what was taken, but for the rounding of each buffer and the tables of the pre-upscale.
+        memory = found["memory"]
+        stated = memory["stated_bytes"] - graphs.weights_bytes
+        assert stated <= device.memory.in_use_bytes <= stated * 1.02 + (1 << 16)
+        json.dumps(found)
+
+
+def test_a_part_that_fails_or_hangs_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    failed = gpu_check.supervised("ceilings", ["--steps", "1"], environment, 60)
+    assert failed["error"] == "status 1" and failed["stderr"]
+    assert gpu_check.supervised("ceilings", [], environment, 0.1)["error"].startswith("not done after")
+
+
+def test_without_a_gpu_one_sentence_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "gpu_check.py"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "no NVIDIA GPU was found" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["768", "768x", "axb", "768x1410", "64x128"])
+def test_a_bad_size_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit):
+        gpu_check.parser().parse_args(["--sizes", text])
+
+
+def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
+    """Its own masks injected, a model's run in float32 gives what the reference gave: the plumbing of the part is right."""
+    from gpu_parts import golden
+
+    from trt_build.flashvsr.torch_executor import TorchExecutor
+    from trt_build.flashvsr.verify_dit import golden_steps
+    from vsflashsr.models.flashvsr.windows import topk_ratio
+
+    from ..models.flashvsr.test_flashvsr_device import opened
+
+    checkpoint = opened("tiny", "v1.1")
+    random = np.random.default_rng(0)
+    grid = Grid(1, 2)
+    tokens = 10 * grid.slice_tokens // 2
+    data: dict[str, Any] = {
+        "noise": random.standard_normal((1, 16, 10, 16, 32)),
+        "lq_tokens": random.standard_normal((1, tokens, checkpoint.config.dim)),
+    }
+    info = {"grid_blocks": [1, 2], "topk_ratio": topk_ratio(0.05, grid), "local_range": 3, "kv_ratio": 3.0, "chunks": 3}
+    seen: list[np.ndarray] = []
+    reference = TorchExecutor(checkpoint, observer=lambda _, taps: seen.append(taps["mask"].numpy()))
+    layers = checkpoint.config.layers
+    for step in golden_steps(data, info, reference):
+        masks = np.stack(seen[-layers:])
+        data[f"c{step.index}_pred"] = step.velocity[None]
+        data[f"c{step.index}_masks_shape"] = np.array(masks.shape)
+        data[f"c{step.index}_masks"] = np.packbits(masks, axis=-1)
+
+    def view(address: int, count: int, dtype: Any) -> np.ndarray:
+        size = count * np.dtype(dtype).itemsize
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype)
+
+    def run(launch: Any) -> None:
+        run_on_host(launch, view)
+
+    assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) > 90
+    # The masks matter: one pair more or less is far outside of the limit.
+    masks = np.unpackbits(data["c1_masks"], axis=-1)[..., : data["c1_masks_shape"][-1]].astype(bool)
+    masks[0, 0, 0, 0] ^= True
+    data["c1_masks"] = np.packbits(masks, axis=-1)
+    assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) < 60
+
+
+def test_a_host_without_vapoursynth_can_be_checked() -> None:
+    parts = [part for part in gpu_check.PARTS if part != "filter_run"]
+    code = f"import sys, importlib; sys.modules['vapoursynth'] = None; sys.path.insert(0, {str(ROOT / 'scripts')!r}); " + (
+        f"[importlib.import_module('gpu_parts.' + part) for part in {parts!r}]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -1,0 +1,79 @@
+"""A FlashVSR of toy width with random weights: its checkpoint, and bundles the exporter makes of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
+from trt_build.flashvsr.export import export_bundle
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
+
+# Threads of torch wait by spinning: on a busy machine more of them make toy sizes fifty times slower (2026-11-22).
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = FlashVSRConfig(
+    dim=48,
+    heads=2,
+    head_dim=24,
+    layers=3,
+    ffn=64,
+    text_dim=16,
+    text_len=5,
+    freq_dim=16,
+    lq_hidden=(2, 3),
+    tc_channels=(4, 4, 4, 4),
+    vae_dim=4,
+)
+"""Nothing of it is like the golden set: neither width nor head dimension nor prompt."""
+
+
+def script(name: str) -> Any:
+    """A module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="vsflashsr-tests-", ignore_cleanup_errors=True)
+
+
+@cache
+def small_folder(variant: str = "tiny", seed: int = 0) -> Path:
+    """The published files at toy width."""
+    folder = Path(_folder().name, f"checkpoint {variant} {seed}")
+    script("make_random_checkpoint").write_checkpoint(folder, SMALL, variant=variant, seed=seed)
+    return folder
+
+
+def small_checkpoint(variant: str = "tiny", version: str = "v1.1") -> Checkpoint:
+    """The opened checkpoint."""
+    return load_checkpoint(small_folder(variant), version=version, variant=variant, head_dim=SMALL.head_dim)
+
+
+def small_bundle(variant: str = "tiny", version: str = "v1.1", precision: str = "fp32") -> Path:
+    """A bundle of a few hundred kB, made by the exporter. Don't write to it: all tests share it."""
+    out = Path(_folder().name, f"bundle {variant} {version} {precision}")
+    if not out.exists():
+        export_bundle(small_checkpoint(variant, version), out, precision=precision, name="small")
+    return out
+
+
+def frames(count: int, height: int, width: int, seed: int = 0) -> list[npt.NDArray[np.float32]]:
+    """Noise in 0..1 whose brightness wanders."""
+    random = np.random.default_rng(seed)
+    level = 0.3 + 0.2 * np.sin(np.arange(count) / 5)
+    return [(random.random((3, height, width)) * 0.4 + at).astype(np.float32) for at in level]

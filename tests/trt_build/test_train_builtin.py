@@ -1,0 +1,316 @@
+"""Training of the built-in model: it learns, resumes to the same bytes, keeps flat areas flat and exports what it is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+av = pytest.importorskip("av")
+onnxruntime = pytest.importorskip("onnxruntime")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import train_builtin  # noqa: E402
+
+from trt_build.builtin import data, degrade, motion, network, pages, shapes  # noqa: E402
+from trt_build.builtin.export import check_graph, export_graph, load  # noqa: E402
+from trt_build.builtin.network import Net, NetConfig  # noqa: E402
+from trt_build.builtin.train import TrainConfig, Trainer, run_sequence  # noqa: E402
+
+from ..support.rtx import TARGETS, compile_onnx  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of a texture that moves."""
+    folder: Path = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        texture = np.kron(rng.integers(40, 200, (40, 48)), np.ones((4, 4))).astype(np.uint8)
+        with av.open(str(folder / f"{name}.mkv"), "w") as container:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+            for n in range(6):
+                yuv = np.full((144, 128), 128, np.uint8)
+                yuv[:96] = texture[n : n + 96, 2 * n : 2 * n + 128]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(yuv, format="yuv420p")))
+            container.mux(stream.encode(None))
+    return folder
+
+
+def arguments(clips: Path, out: Path, *more: str) -> argparse.Namespace:
+    small = "--single 4 --single-batch 3 --single-crop 16 --steps 4 --batch 2 --length 3 --crop 16 --margin 8"
+    small += " --channels 8 --layers 2 --validate-every 3 --threads 1 --drawn 0"
+    cache = clips / "cache"
+    return train_builtin.parse(["--data", str(clips), "--cache", str(cache), "--out", str(out), *small.split(), *more])
+
+
+@pytest.fixture(scope="module")
+def run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of an uninterrupted run."""
+    return train_builtin.train(arguments(clips, tmp_path_factory.mktemp("run")))
+
+
+def weights(checkpoint: Path) -> dict[str, Any]:
+    state = torch.load(checkpoint, weights_only=True)
+    return {**state["net"], **{f"average.{k}": v for k, v in state["average"].items()}}
+
+
+@pytest.mark.parametrize("stop", ["2", "6"])
+def test_run_resumed_in_either_phase_equals_uninterrupted_one(
+    stop: str, clips: Path, run: Path, tmp_path: Path
+) -> None:
+    train_builtin.train(arguments(clips, tmp_path, "--stop", stop))
+    resumed = train_builtin.train(arguments(clips, tmp_path, "--resume"))
+    a, b = weights(run), weights(resumed)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_onnx_equals_torch_and_has_the_contract_s_names(scale: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Net(NetConfig(scale, channels=8, layers=2)).fold()
+    export_graph(net, tmp_path / "x.onnx")
+    assert check_graph(net, tmp_path / "x.onnx") < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["frames", "state.luma", "state.picture"]
+    assert [o.name for o in session.get_outputs()] == ["out", "next.luma", "next.picture"]
+
+
+def test_folded_network_is_the_trained_one(run: Path) -> None:
+    folded, state = load(run)
+    net = Net(NetConfig(**state["config"]["net"]))
+    net.load_state_dict(state["average"])
+    frames = torch.rand(1, 3, 1, 32, 40)
+    with torch.no_grad():
+        assert torch.allclose(run_sequence(net, frames), run_sequence(folded, frames), atol=1e-5)
+
+
+def test_x4_starts_from_x2_s_first_phase(clips: Path, run: Path, tmp_path: Path) -> None:
+    """The trunk and the stem are taken over, the head is its own; nothing of the memory is known yet."""
+    start = run.parent / "single.pt"
+    more = ["--start-from", str(start), "--rate", "0"]
+    a = arguments(clips, tmp_path, *more, "--scale", "4", "--crop", "8", "--single", "0", "--steps", "1")
+    theirs, mine = weights(start), weights(train_builtin.train(a))
+    assert torch.equal(mine["trunk.1.direct"], theirs["average.trunk.1.direct"])
+    assert torch.equal(mine["stem.luma"], theirs["average.stem.luma"])
+    assert torch.equal(mine["gate.weight"], theirs["average.gate.weight"])
+    assert not theirs["average.stem.past"].any()
+    assert mine["head.weight"].shape[0] == 16
+
+
+def test_command_exports_a_bundle(clips: Path, run: Path, tmp_path: Path) -> None:
+    train_builtin.export(run, tmp_path, "tiny")
+    assert {p.name for p in tmp_path.iterdir()} == {"x2.onnx", "bundle.json"}
+
+
+def test_what_reads_the_memory_is_learned_in_the_second_phase(clips: Path, run: Path, tmp_path: Path) -> None:
+    first = weights(train_builtin.train(arguments(clips, tmp_path, "--stop", "4")))
+    assert not first["stem.past"].any()
+    second = weights(run)
+    assert second["stem.past"].any()
+    assert not torch.equal(first["gate.weight"], second["gate.weight"])
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_memory_takes_part_where_the_picture_stays_and_none_where_it_changes(scale: int) -> None:
+    torch.manual_seed(0)
+    net = Net(NetConfig(scale, channels=8, layers=2)).eval()
+    texture = torch.nn.functional.interpolate(torch.rand(1, 1, 8, 12), scale_factor=4.0, mode="bicubic") * 0.3 + 0.35
+    with torch.no_grad():
+        cold, luma, picture = net(texture, *net.first_state(texture))
+        # What is remembered is brighter by 0.02 than what the frame gives: the result lies between the two.
+        here = torch.zeros(1, 2, 32, 48)
+        kept, _, following = net(texture, luma + 0.01, picture + 0.02, here)
+        changed, *_ = net(texture, luma + 0.01, picture + 0.5, here)
+    share = ((kept - cold) / 0.02)[..., 8:-8, 8:-8]
+    assert share.min() > 0.05
+    assert share.max() < network.KEEP
+    assert torch.allclose(changed, cold, atol=1e-6)
+    half = torch.nn.functional.avg_pool2d(kept, scale // 2) if scale > 2 else kept
+    assert torch.allclose(following, half, atol=1e-6), "what is remembered is the result at twice the frame's size"
+
+
+def test_memory_of_a_wrong_picture_fades() -> None:
+    """Whatever the gate says, moved by half a pixel again and again: nothing grows."""
+    torch.manual_seed(0)
+    net = Net(NetConfig(2, channels=8, layers=2)).eval()
+    torch.nn.init.constant_(net.gate.bias, 20)
+    frame = torch.full((1, 1, 32, 32), 0.5)
+    flow = torch.full((1, 2, 32, 32), 0.25)
+    with torch.no_grad():
+        clean, *_ = net(frame, *net.first_state(frame), flow)
+        noise = 0.02 * torch.randn(1, 1, 64, 64)
+        picture = clean + noise
+        for _ in range(30):
+            out, _, picture = net(frame, frame + 0.01, picture, flow)
+    assert (out - clean).abs().max() < 0.1 * noise.abs().max()
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_what_stands_still_stays_and_what_moves_does_not(scale: int) -> None:
+    torch.manual_seed(0)
+    net = Net(NetConfig(scale, channels=8, layers=2)).eval()
+    torch.nn.init.normal_(cast("Any", net.stem).past, std=0.1)
+    page = torch.rand(1, 1, 48, 64)
+    changed = page.clone()
+    changed[..., 32:] = torch.rand(1, 1, 48, 32)
+    with torch.no_grad():
+        state: Any = net.first_state(page)
+        results = []
+        for frame in (page, page, page, changed, changed):
+            out, *state = net(frame, *state)
+            results.append(out)
+    _, second, third, after, last = results
+    assert torch.allclose(second, third, atol=1e-4)
+    assert torch.allclose(after, last, atol=1e-4) or scale == 4
+    if scale == 2:
+        # Up to the last pixel whose 5x5 neighbours stand still.
+        assert torch.allclose(third[..., : 2 * 30], after[..., : 2 * 30], atol=1e-4)
+    assert (third - after)[..., scale * 36 :].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (1.0, -2.0), (0.25, -0.3)])
+def test_recalled_picture_is_moved_without_a_blur(shift: tuple[float, float]) -> None:
+    """A wave of 6 pixels of the large picture, moved by `shift` pixels of the small one: bilinearly it would lose a seventh."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(80.0), indexing="ij")
+
+    def wave(dx: float, dy: float) -> Any:
+        return (torch.sin((x + 2 * dx) * torch.pi / 3) + torch.cos((y + 2 * dy) * torch.pi / 4))[None, None]
+
+    flow = torch.tensor(shift).view(1, 2, 1, 1).expand(1, 2, 32, 40)
+    got = torch.nn.functional.pixel_shuffle(motion.recall(wave(0, 0), flow, motion.difference_kernel()), 2)
+    error = (got - wave(*shift))[..., 8:-8, 8:-8].abs().max()
+    blurred = (motion.warp(wave(0, 0), 2 * flow.repeat_interleave(2, 2).repeat_interleave(2, 3)) - wave(*shift))[
+        ..., 8:-8, 8:-8
+    ]
+    assert error < 1e-5 if all(v == int(v) for v in shift) else error < 0.7 * blurred.abs().max()
+
+
+def test_phases_of_twice_and_four_times_the_size_are_those_of_the_pictures() -> None:
+    small, large = torch.rand(1, 4, 6, 7), torch.rand(1, 16, 6, 7)
+    shuffle = torch.nn.functional.pixel_shuffle
+    doubled = shuffle(torch.nn.functional.conv2d(small, network.doubling_kernel(), padding=1), 4)
+    expected = torch.nn.functional.interpolate(shuffle(small, 2), scale_factor=2.0, mode="bilinear")
+    assert torch.allclose(doubled[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], atol=1e-6)
+    halved = shuffle(torch.nn.functional.conv2d(large, network.halving_kernel(4)), 2)
+    assert torch.allclose(halved, torch.nn.functional.avg_pool2d(shuffle(large, 4), 2), atol=1e-6)
+
+
+def test_flat_area_gives_the_same_at_every_level_and_up_to_the_border(run: Path) -> None:
+    """Whatever the weights, the residual of a flat frame is one constant pattern that doesn't know its level."""
+    net, _ = load(run)
+    with torch.no_grad():
+        dark, light = (run_sequence(net, torch.full((1, 3, 1, 24, 32), v)) - v for v in (0.1, 0.9))
+    assert torch.allclose(dark, light, atol=1e-5)
+
+
+def test_flat_areas_are_trained_to_stay_flat(tmp_path: Path) -> None:
+    """Where the pictures would have everything lighter, the penalty keeps a flat area as it is."""
+
+    def tint(flat: float) -> float:
+        torch.manual_seed(0)
+        config = TrainConfig(single=60, steps=0, single_rate=1e-2, flat=flat)
+        trainer = Trainer(NetConfig(2, channels=8, layers=1), config, tmp_path, "cpu")
+        low = torch.randint(16, 200, (2, 1, 1, 16, 16), dtype=torch.uint8)
+        high = low.repeat_interleave(2, 3).repeat_interleave(2, 4) + 30
+        for _ in range(60):
+            trainer._train_step(low, high, True)
+            trainer.step += 1
+        with torch.no_grad():
+            return float(trainer.net.single(torch.zeros(1, 1, 16, 16)).abs().mean())
+
+    assert tint(1.0) < 0.3 * tint(0.0)
+
+
+def test_drawn_clips_are_pictures_in_range() -> None:
+    for draw in (pages.page, shapes.shapes):
+        clip = draw(np.random.default_rng(3))
+        assert clip.shape == (pages.FRAMES, pages.HEIGHT, pages.WIDTH)
+        assert clip.dtype == np.uint8
+        assert clip.max() <= 235
+        assert clip.std() > 20
+
+
+@pytest.mark.long
+def test_tensorrt_rtx_compiles_the_graph(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
+    torch.manual_seed(0)
+    export_graph(Net(NetConfig(4, channels=8, layers=2)).fold(), tmp_path / "x.onnx")
+    profile = {
+        name: ((1, 1, k * 16, k * 16), (1, 1, k * 272, k * 480), (1, 1, k * 544, k * 960))
+        for name, k in (("frames", 1), ("state.luma", 1), ("state.picture", 2))
+    }
+    for target in TARGETS:
+        plan, _ = compile_onnx(tmp_path / "x.onnx", target, profile)
+        assert len(plan) > 0
+
+
+def test_motion_finds_a_shift() -> None:
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.random((1, 1, 24, 24), dtype=np.float32))
+    picture = torch.nn.functional.interpolate(noise, scale_factor=4.0, mode="bicubic")
+    now, before = picture[:, :, 8:72, 8:72], picture[:, :, 11:75, 6:70]
+    inner = motion.motion(now, before)[0, :, 12:-12, 12:-12]
+    assert inner[0].median().item() == pytest.approx(2, abs=0.1)
+    assert inner[1].median().item() == pytest.approx(-3, abs=0.1)
+
+
+def test_lanczos_base_keeps_flat_areas_flat() -> None:
+    net = Net(NetConfig(4, channels=8, layers=1)).eval()
+    torch.nn.init.zeros_(net.head.weight)
+    frames = torch.full((1, 2, 1, 24, 32), 0.37)
+    with torch.no_grad():
+        assert (run_sequence(net, frames) - 0.37).abs().max().item() < 1e-5
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg2"])
+def test_codec_pass_changes_a_clip_a_little(codec: str) -> None:
+    luma = np.random.default_rng(0).integers(60, 120, (5, 48, 64), np.uint8)
+    out = degrade.code(luma, codec, 5, "veryfast")  # type: ignore[arg-type]
+    assert out.shape == luma.shape
+    assert 0 < np.abs(out.astype(int) - luma).mean() < 12
+
+
+def test_sampler_depends_on_the_step_alone(clips: Path) -> None:
+    prepared = data.prepare(clips, clips / "cache", 2, 64, 1, 1, drawn=0)
+    a, b = (data.Sampler(prepared, 2, 2, 3, 32, 1) for _ in range(2))
+    a(0)
+    assert all(torch.equal(x, y) for x, y in zip(a(5), b(5), strict=True))
+
+
+def test_margin_shows_more_around_the_same_crop(clips: Path) -> None:
+    prepared = data.prepare(clips, clips / "cache", 2, 64, 1, 1, drawn=0)
+    low, high = data.Sampler(prepared, 2, 6, 3, 24, 1)(3)
+    wide, same = data.Sampler(prepared, 2, 6, 3, 24, 1, margin=8)(3)
+    assert wide.shape == (6, 3, 1, 40, 40)
+    assert torch.equal(wide[..., 8:-8, 8:-8], low)
+    assert torch.equal(same, high)
+
+
+def test_motion_of_a_crop_is_found_by_its_surroundings() -> None:
+    torch.manual_seed(0)
+    net = Net(NetConfig(2, channels=8, layers=2)).eval()
+    texture = torch.nn.functional.interpolate(torch.rand(1, 1, 16, 16), scale_factor=4.0, mode="bicubic")
+    low = torch.stack([texture[..., :56, :56], texture[..., 2:58, 3:59]], 1)
+    with torch.no_grad():
+        flow = motion.motion(low[:, 1], low[:, 0])[..., 16:-16, 16:-16]
+        inner = low[..., 16:-16, 16:-16]
+        _, *state = net(inner[:, 0], *net.first_state(inner[:, 0]), torch.zeros_like(flow))
+        second, *_ = net(inner[:, 1], *state, flow)
+        out = run_sequence(net, low, margin=16)
+    assert out.shape == (1, 2, 1, 48, 48)
+    assert torch.allclose(out[:, 1], second, atol=1e-6)
+
+
+def test_crop_that_motion_has_no_pyramid_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 8 pixels, got 42 and twice 16; change --crop or --margin"):
+        TrainConfig(single=0, steps=1, crop=42)

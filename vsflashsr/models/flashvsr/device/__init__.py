@@ -1,0 +1,1 @@
+"""FlashVSR's step on a GPU: buffers, graphs and kernels on streams."""

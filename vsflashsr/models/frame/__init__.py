@@ -1,0 +1,1 @@
+"""Single-frame upscalers: any ONNX graph of one image in, one larger image out."""
