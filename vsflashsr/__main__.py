@@ -1,0 +1,7 @@
+"""``python -m vsflashsr``."""
+
+import sys
+
+from .commands.app import main
+
+sys.exit(main())

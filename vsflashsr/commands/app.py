@@ -1,0 +1,76 @@
+"""The command line ``vsflashsr``: a table of commands, each imported when it is called, and what all of them share.
+
+A command returns its exit status (None: 0), writes its result to stdout and everything else to stderr. Status 1: it failed,
+with one sentence on stderr. 2: it was called wrongly. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from .. import __version__
+from ..errors import FlashsrError
+
+HELP_FLAGS = ("--help", "-h")
+COMMANDS = {
+    "doctor": ("vsflashsr.commands.doctor:doctor", "Say what runs where on this machine, and why."),
+}
+"""Name on the command line → where the function lies, which isn't imported before it is called, and its line in the list."""
+
+
+def make_app(*, listing: bool = False) -> App:
+    """The application, with nothing of VapourSynth or of a runtime imported.
+
+    Args:
+        listing: the commands are only going to be listed, with a line each; else each has its function's whole docstring.
+    """
+    app = App(
+        name="vsflashsr",
+        version=__version__,
+        help="Streaming, causal video super-resolution: files, pipes, models.",
+        help_flags=HELP_FLAGS,
+        help_format="plaintext",
+        help_on_error=False,
+        suppress_keyboard_interrupt=False,
+        print_error=False,
+        exit_on_error=False,
+        result_action="return_value",
+    )
+    for name, (where, summary) in COMMANDS.items():
+        app.command(where, name=name, **({"help": summary} if listing else {}))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; an error is one sentence on stderr.
+
+    Args:
+        arguments: what follows the program's name; None: the process's own.
+    """
+    # ONNX Runtime sends telemetry from its import on; who has set the variable keeps his choice.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        result: Any = make_app(listing=not given or given[0] in HELP_FLAGS)(given)
+    except CycloptsError as error:
+        return _said(_sentence(str(error)), 2)
+    except FlashsrError as error:
+        return _said(str(error), 1)
+    except KeyboardInterrupt:
+        return _said("interrupted", 130)
+    return result if isinstance(result, int) else 0
+
+
+def _said(sentence: str, status: int) -> int:
+    sys.stderr.write(f"vsflashsr: {sentence}\n")
+    return status
+
+
+def _sentence(message: str) -> str:
+    """A usage error in one line."""
+    return f"{' '.join(message.split()).rstrip('.')}; see vsflashsr --help"
