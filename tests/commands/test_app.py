@@ -12,7 +12,7 @@ import vsflashsr
 from vsflashsr.commands import app, doctor
 from vsflashsr.errors import FlashsrError
 
-from ..pipe import environment
+from ..support.pipe import environment
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

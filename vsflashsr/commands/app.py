@@ -13,8 +13,8 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
-from .. import __version__
 from ..errors import FlashsrError
+from ..version import __version__
 
 HELP_FLAGS = ("--help", "-h")
 COMMANDS = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import __version__
 from ..errors import FlashsrError
+from ..version import __version__
 
 type State = Literal["ok", "no", "bad"]
 """It is there; it isn't, which only narrows what can be done; it should work and doesn't."""
@@ -124,7 +124,7 @@ def _backends(device_id: int) -> Iterator[Finding]:
 
     count = device_count()
     yield Finding("ok" if count else "no", "NVIDIA GPUs", f"{count}" if count else "none with a driver")
-    from ..backend import open_backend
+    from ..runtimes.backend import open_backend
 
     for name in ("tensorrt", "tensorrt_rtx", "torch", "auto"):
         said: list[str] = []
