@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _said(str(error), 1)
     except KeyboardInterrupt:
         return _said("interrupted", 130)
+    except Exception as error:
+        if not _is_core_error(error):
+            raise
+        return _said(_one_line(str(error)).removeprefix("flashsr: "), 1)
     return result if isinstance(result, int) else 0
 
 
@@ -73,4 +77,14 @@ def _said(sentence: str, status: int) -> int:
 
 def _sentence(message: str) -> str:
     """A usage error in one line."""
-    return f"{' '.join(message.split()).rstrip('.')}; see vsflashsr --help"
+    return f"{_one_line(message).rstrip('.')}; see vsflashsr --help"
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _is_core_error(error: Exception) -> bool:
+    """Is it what VapourSynth and its filters say of themselves? It is imported by now if it is."""
+    vapoursynth = sys.modules.get("vapoursynth")
+    return vapoursynth is not None and isinstance(error, vapoursynth.Error)
