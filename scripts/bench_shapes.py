@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,6 +63,8 @@ def anchor(net: nn.Module, size: tuple[int, int]) -> bytes:
 
 def main() -> None:
     """Print the table."""
+    import onnxruntime  # after vsflashsr, which keeps it from sending telemetry
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=builtin_names(), metavar="MODEL", help="built-in names or folders")
     parser.add_argument("--size", default="480x270")

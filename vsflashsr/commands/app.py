@@ -6,7 +6,6 @@ with one sentence on stderr. 2: it was called wrongly. 130: interrupted.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None: the process's own.
     """
-    # ONNX Runtime sends telemetry from its import on; who has set the variable keeps his choice.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         result: Any = make_app(listing=not given or given[0] in HELP_FLAGS)(given)

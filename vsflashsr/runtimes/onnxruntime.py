@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 from ..errors import FlashsrError
 from .graph import Tensor
 
+if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+    ort.disable_telemetry_events()  # versions that don't know the variable
+# What fails is said in one sentence by whoever asked; ONNX Runtime's own lines are coloured, and on stderr.
+ort.set_default_logger_severity(4)
+
 _NUMPY = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -47,7 +52,7 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         # Threads that wait by spinning take the cores from the filters before and after this one.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         where = f"the model {str(path)!r}"
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
