@@ -8,8 +8,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from .filter import flashsr
 
-# ONNX Runtime (1.32) sends telemetry from its import on: a database in the user's cache, look-ups of a collector. This package comes
-# before it in every process. Who has set the variable keeps his choice.
+# ONNX Runtime (1.32) sends telemetry from its import on: a database in the user's cache, look-ups of a collector. This package
+# comes before it in every process. Who has set the variable keeps his choice.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["__version__", "flashsr"]
