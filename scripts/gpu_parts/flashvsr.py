@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from vsflashsr.gpu.device import Device
+from vsflashsr.gpu.pipeline import RunState
 from vsflashsr.models.flashvsr.device.graphs import StepGraphs
 from vsflashsr.models.flashvsr.device.model import step_shape
-from vsflashsr.models.flashvsr.device.step import DeviceStep, RunState, StepInputs
+from vsflashsr.models.flashvsr.device.step import DeviceStep, StepInputs
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.noise import step_noise
@@ -113,8 +114,8 @@ def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int,
 
 def _stages(step: DeviceStep, state: RunState, repeats: int) -> dict[str, float]:
     """Milliseconds of each stage of a steady step, alone on the device."""
-    shape, run, work, device = step.shape, state.run, step._work, step.device
-    stream, decode = step._dit, step._decode
+    shape, run, work, device = step.shape, state.memory, step._work, step.device
+    stream, decode = device.stream(), device.stream()
     device.make_current()
     phase = step._phases[1]
     values = {"v": run.buffers["values.0"].address}

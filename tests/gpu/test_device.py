@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from vsflashsr.errors import FlashsrError
-from vsflashsr.gpu import device as device_module
 from vsflashsr.gpu import driver
 from vsflashsr.gpu.device import Buffer, Device, Stream
-from vsflashsr.gpu.memory import DeviceMemory, Pool
-from vsflashsr.gpu.staging import StagingRing
+from vsflashsr.gpu.pipeline import Pipeline, RunState, Stage
+from vsflashsr.gpu.results import StepResult
 
 from ..support.mock_cuda import MockDriver, image, mock_device
 
@@ -56,7 +55,6 @@ def test_a_device_describes_itself() -> None:
         assert device.name == "Mock GPU"
         assert device.capability == (12, 0)
         assert device.total_bytes == 64 << 20
-        assert device.multiprocessors == 4
         assert device.uuid == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
         assert device.driver_version == 13000
         assert device.shared_bytes == 99 << 10
@@ -98,7 +96,7 @@ def test_a_driver_older_than_the_bindings_is_mentioned(caplog: pytest.LogCapture
 
 def test_nothing_is_imported_with_the_package() -> None:
     code = (
-        "import sys, vsflashsr.gpu.device, vsflashsr.gpu.staging;"
+        "import sys, vsflashsr.gpu.device, vsflashsr.gpu.pipeline;"
         "sys.exit(any(m.split('.')[0] in ('cuda', 'tensorrt', 'torch', 'triton') for m in sys.modules))"
     )
     import subprocess
@@ -146,7 +144,7 @@ def test_bytes_travel_up_across_and_down(seed: int) -> None:
         result.array[:] = 7
         stream.upload(first, source)
         stream.zero(second)
-        stream.copy(second.view(512, 256), first.view(0, 256))
+        stream.copy(second.part(512, 256), first.part(0, 256))
         stream.copy(second, first, 100)
         stream.download(result, second, 900)
         stream.synchronize()
@@ -155,35 +153,6 @@ def test_bytes_travel_up_across_and_down(seed: int) -> None:
         expected[:100] = source.array[:100]
         expected[900:] = 7
         assert np.array_equal(result.array, expected)
-
-
-@pytest.mark.parametrize(("kind", "there", "back"), [("rows", "h2d", "d2h")])
-def test_rows_are_copied_with_both_pitches(kind: str, there: Any, back: Any) -> None:
-    with mock_device() as (device, mock):
-        stream = device.stream()
-        host, plane, packed, out = device.pinned(40 * 5), device.alloc(64 * 5), device.alloc(24 * 5), device.pinned(30 * 5)
-        host.array[:] = np.arange(200)
-        out.array[:] = 99
-        stream.copy_2d(plane.address, 64, host.address, 40, 24, 5, there)
-        stream.copy_2d(packed.address, 24, plane.address, 64, 24, 5, "d2d")
-        stream.copy_2d(out.address, 30, packed.address, 24, 24, 5, back)
-        stream.synchronize()
-        expected = np.full((5, 30), 99, np.uint8)
-        expected[:, :24] = np.arange(200).reshape(5, 40)[:, :24]
-        assert np.array_equal(out.array.reshape(5, 30), expected)
-        assert (mock.view(plane.address, 64 * 5).reshape(5, 64)[:, 24:] == 0xFF).all(), "between the rows is untouched"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [((10, 20, 11, 3), "rows of 11 bytes with pitches of 20 and 10"), ((20, 20, 0, 3), "0 bytes"), ((20, 20, 5, 0), "0 rows")],
-)
-def test_impossible_rows_are_refused(arguments: tuple[int, int, int, int], what: str) -> None:
-    with mock_device() as (device, _):
-        host, buffer = device.pinned(100), device.alloc(100)
-        dst_pitch, src_pitch, width, rows = arguments
-        with pytest.raises(FlashsrError, match=what):
-            device.stream().copy_2d(buffer.address, dst_pitch, host.address, src_pitch, width, rows, "h2d")
 
 
 def test_a_copy_is_checked_against_both_sides() -> None:
@@ -264,211 +233,30 @@ def test_times_are_those_of_the_device() -> None:
         for _ in range(9):
             stream.zero(buffer)
         stream.record(end)
-        before = end.done
         with pytest.raises(FlashsrError, match="measure a time, got CUDA_ERROR_NOT_READY"):
             end.elapsed_ms(start)
         end.synchronize()
-        assert (before, end.done) == (False, True)
         assert end.elapsed_ms(start) == 10.0  # the mock's clock ticks once for each operation
         with pytest.raises(FlashsrError, match="CUDA_ERROR_INVALID_HANDLE"):
             end.elapsed_ms(device.event())
 
 
-# The pool.
+# Memory.
 
 
-def test_addresses_are_aligned_even_where_the_drivers_are_not() -> None:
-    with mock_device(alignment=256) as (device, mock):
+def test_memory_is_taken_and_given_back_as_it_is_asked_for() -> None:
+    with mock_device() as (device, mock):
         buffers = [device.alloc(size) for size in range(1, 2000, 100)]
-        assert all(buffer.address % 512 == 0 for buffer in buffers)
-        assert any(address % 512 for address in mock.addresses), "the test needs such addresses"
-        assert device.memory.in_use_bytes == sum(-(-size // 512) * 512 for size in range(1, 2000, 100))
+        assert all(buffer.address % 256 == 0 for buffer in buffers)
+        assert mock.used_bytes == sum(range(1, 2000, 100))
         for buffer in buffers:
             assert mock.view(buffer.address, buffer.size_bytes).size == buffer.size_bytes
-            buffer.free()
+            buffer.close()
+            buffer.close()
+        assert mock.used_bytes == 0
 
 
-def test_freed_memory_is_used_again_for_the_same_size() -> None:
-    with mock_device() as (device, mock):
-        first = device.alloc(1000)
-        address = first.address
-        first.free()
-        assert device.alloc(1024).address == address
-        assert device.alloc(1024).address != address
-        assert mock.used_bytes == 2048
-
-
-def test_freed_memory_is_used_again_only_after_what_was_queued_on_it() -> None:
-    with mock_device(eagerness=0) as (device, _):
-        a, b, c = device.stream(), device.stream(), device.stream()
-        buffer = device.alloc(512)
-        address = buffer.address
-        a.download(device.pinned(512), buffer)
-        b.download(device.pinned(512), buffer)
-        c.zero(device.alloc(4096))
-        buffer.free(a, b)
-        other = device.alloc(512)
-        assert other.address != address
-        a.synchronize()
-        assert device.alloc(512).address != address, "b still uses it"
-        b.synchronize()
-        assert device.alloc(512).address == address, "what c does is of no interest"
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_pool_never_hands_out_memory_in_use(seed: int) -> None:
-    """Random programs on four streams; the mock raises where a block comes back too early."""
-    rng = np.random.default_rng(seed)
-    with mock_device(seed=seed) as (device, mock):
-        streams = [device.stream() for _ in range(4)]
-        held: list[tuple[Buffer, set[int]]] = []
-        for _ in range(150):
-            kind = rng.integers(10)
-            if kind < 4 or not held:
-                held.append((device.alloc(int(rng.choice([100, 600, 5000]))), set()))
-            elif kind < 8:
-                buffer, used = held[rng.integers(len(held))]
-                place = int(rng.integers(4))
-                used.add(place)
-                mock.enqueue(streams[place].handle, lambda: None, reads=[(buffer.address, buffer.size_bytes)], name="use")
-            elif kind < 9:
-                buffer, used = held.pop(rng.integers(len(held)))
-                buffer.free(*(streams[place] for place in used))
-            else:
-                streams[rng.integers(4)].synchronize()
-        blocks = len(mock.addresses)
-        assert len(held) <= blocks < 60
-        assert device.memory.in_use_bytes == sum(-(-b.size_bytes // 512) * 512 for b, _ in held)
-
-
-def test_idle_memory_is_bounded_and_the_oldest_goes_first() -> None:
-    with mock_device() as (device, _):
-        pool = Pool(DeviceMemory("the GPU"), device.event, idle_bytes=2048)
-        blocks = [pool.take(1024) for _ in range(4)]
-        for block in blocks:
-            pool.give(block, ())
-            pool.shrink()
-        assert pool.use.idle_bytes == 2048
-        assert pool.use.peak_bytes == 4096
-        assert {pool.take(1024), pool.take(1024)} == {blocks[2], blocks[3]}
-        assert pool.close() == []
-
-
-def test_freeing_and_allocating_keep_to_the_bound_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "IDLE_BYTES", 1024)
-    with mock_device(eagerness=0) as (device, mock):
-        stream = device.stream()
-        for buffer in [device.alloc(1024) for _ in range(3)]:
-            buffer.free()
-        assert mock.used_bytes == 1024
-        busy = [device.alloc(2048), device.alloc(4096)]
-        for buffer in busy:
-            stream.zero(buffer)
-            buffer.free(stream)
-        assert mock.ran == []
-        assert device.memory.idle_bytes == 2048 + 4096, "what is being used stays"
-        stream.synchronize()
-        device.alloc(512)
-        assert device.memory.idle_bytes == 0
-
-
-def test_a_buffer_that_is_freed_while_memory_is_given_back_does_no_harm() -> None:
-    """As the garbage collector may do at any moment."""
-    released: list[int] = []
-
-    class Source:
-        name = "memory"
-
-        def allocate(self, size_bytes: int) -> int:
-            return 4096 * (1 + len(blocks))
-
-        def release(self, address: int) -> None:
-            released.append(address)
-            if len(released) == 1:
-                pool.give(blocks[2], ())
-                pool.shrink()
-
-        def room(self) -> str:
-            return "none"
-
-    with mock_device() as (device, mock), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mock, "pool_took", lambda block: None)
-        patch.setattr(mock, "pool_got", lambda block: None)
-        pool = Pool(Source(), device.event, idle_bytes=0)
-        blocks: list[Any] = []
-        for _ in range(3):
-            blocks.append(pool.take(512))
-        for block in blocks[:2]:
-            pool.give(block, ())
-        pool.shrink()
-        assert sorted(released) == [4096, 8192, 12288]
-        assert pool.use.idle_bytes == pool.use.in_use_bytes == 0
-
-
-def test_beyond_the_bound_an_allocation_waits_rather_than_takes() -> None:
-    with mock_device(eagerness=0) as (device, mock):
-        pool, stream = Pool(DeviceMemory("the GPU"), device.event, idle_bytes=2048), device.stream()
-        addresses = []
-        for _ in range(3):
-            block = pool.take(1024)
-            addresses.append(block.address)
-            mock.enqueue(stream.handle, lambda: None, writes=[(block.address, 1024)])
-            pool.give(block, (stream,))
-        assert addresses[0] != addresses[1], "below the bound it doesn't wait"
-        assert addresses[2] == addresses[0], "the one that was freed first"
-        assert mock.ran == ["host", "event"]
-        stream.synchronize()
-        assert pool.close() == []
-
-
-def test_events_of_the_pool_are_used_again() -> None:
-    with mock_device(eagerness=0) as (device, mock):
-        stream = device.stream()
-        for size in (512, 1024) * 10:
-            buffer = device.alloc(size)
-            buffer.free(stream)
-            stream.synchronize()
-            device.trim()
-        assert mock.alive["events"] == 1
-        for size in (512, 512, 512):
-            buffer = device.alloc(size)
-            buffer.free(stream)
-            stream.synchronize()
-        assert mock.alive["events"] == 1
-        kept = device.alloc(512)
-        for _ in range(3):
-            mock.fail("cuEventRecord")
-            with pytest.raises(FlashsrError, match="queue an event"):
-                kept.free(stream)
-        assert mock.alive["events"] == 1
-        kept.free(stream)
-
-
-def test_trim_gives_back_what_is_idle_and_waits_for_it() -> None:
-    with mock_device(eagerness=0) as (device, mock):
-        stream = device.stream()
-        kept, buffer, host = device.alloc(100), device.alloc(5000), device.pinned(5000)
-        stream.download(host, buffer)
-        buffer.free(stream)
-        host.free(stream)
-        assert device.trim() == 5120
-        assert mock.ran[0] == "download"
-        assert mock.used_bytes == 512
-        assert device.pinned_memory.idle_bytes == 0
-        assert kept.address
-
-
-def test_without_room_idle_memory_is_given_back_and_the_allocation_tried_again() -> None:
-    with mock_device(total_bytes=10 << 20, eagerness=0) as (device, mock):
-        stream, buffer = device.stream(), device.alloc(6 << 20)
-        stream.zero(buffer)
-        buffer.free(stream)
-        assert device.alloc(7 << 20).size_bytes == 7 << 20
-        assert mock.peak_bytes == 7 << 20
-        assert device.memory.peak_bytes == 7 << 20
-
-
-def test_without_room_at_all_the_error_has_the_numbers_and_the_remedy() -> None:
+def test_without_room_the_error_has_the_numbers_and_the_remedy() -> None:
     with mock_device(total_bytes=10 << 20) as (device, _):
         buffer = device.alloc(6 << 20)
         with pytest.raises(FlashsrError) as caught:
@@ -477,13 +265,12 @@ def test_without_room_at_all_the_error_has_the_numbers_and_the_remedy() -> None:
             "the GPU Mock GPU has no room for 7 MiB more, got 4 of 10 MiB are free; "
             "use a smaller tile= or a smaller model, or close what else uses the GPU"
         )
-        buffer.free()
+        buffer.close()
         assert device.alloc(7 << 20).size_bytes == 7 << 20, "it works again once there is room"
 
 
 def test_page_locked_memory_runs_out_with_a_sentence() -> None:
     with mock_device() as (device, mock):
-        mock.fail("cuMemHostAlloc", error="CUDA_ERROR_OUT_OF_MEMORY")
         mock.fail("cuMemHostAlloc", error="CUDA_ERROR_OUT_OF_MEMORY")
         with pytest.raises(FlashsrError, match=r"page-locked host memory has no room for 3 MiB more, got .*; use"):
             device.pinned(3 << 20)
@@ -497,191 +284,179 @@ def test_another_error_than_out_of_memory_is_not_taken_for_it() -> None:
 
 
 def test_a_buffer_has_at_least_a_byte() -> None:
-    with mock_device() as (device, _), pytest.raises(FlashsrError, match="at least 1 byte, got 0"):
-        device.alloc(0)
+    with mock_device() as (device, _):
+        for take in (device.alloc, device.pinned):
+            with pytest.raises(FlashsrError, match="at least 1 byte, got 0"):
+                take(0)
 
 
-def test_views_share_the_memory_and_are_not_freed() -> None:
+def test_parts_share_the_memory_of_the_whole() -> None:
     with mock_device() as (device, mock):
         stream, buffer = device.stream(), device.alloc(1000)
-        view = buffer.view(256, 700).view(10, 100)
-        assert (view.address, view.size_bytes) == (buffer.address + 266, 100)
-        stream.zero(view)
+        part = buffer.part(266, 100)
+        assert (part.address, part.size_bytes) == (buffer.address + 266, 100)
+        stream.zero(part)
         stream.synchronize()
         zeros = np.flatnonzero(mock.view(buffer.address, 1000) == 0)
         assert (zeros[0], zeros[-1], zeros.size) == (266, 365, 100)
-        with pytest.raises(FlashsrError, match="a view of 100 bytes can't be freed"):
-            view.free()
         for offset, size in ((0, 1001), (-1, 5), (1000, 1), (5, 0)):
             with pytest.raises(FlashsrError, match="don't lie in a buffer of 1000"):
-                buffer.view(offset, size)
-        buffer.free(stream)
-        for gone in (view, buffer):
-            with pytest.raises(FlashsrError, match="after it was freed"):
+                buffer.part(offset, size)
+        buffer.close()
+        for gone in (part, buffer):
+            with pytest.raises(FlashsrError, match="a buffer was used after it, or its device, was closed"):
                 stream.zero(gone)
-        with pytest.raises(FlashsrError, match="freed twice"):
-            buffer.free()
 
 
-def test_host_views_are_the_memory_itself() -> None:
-    with mock_device() as (device, _):
-        host = device.pinned(16)
-        host.array[:] = 1
-        host.view(4, 8).array.view(np.int32)[:] = 0
-        assert numbers(host) == [1] * 4 + [0] * 8 + [1] * 4
+@pytest.mark.parametrize("eagerness", [0, 1])
+def test_a_constant_is_there_when_it_is_handed_out(eagerness: float) -> None:
+    with mock_device(eagerness=eagerness) as (device, mock):
+
+        def fill(raw: Any) -> None:
+            raw[:] = range(100)
+
+        buffer = device.constant(100, fill)
+        assert mock.view(buffer.address, 100).tolist() == list(range(100))
+        assert mock.alive == {"contexts": 1, "device memory": 1}
+        with pytest.raises(ZeroDivisionError):
+            device.constant(100, lambda raw: 1 / 0)  # type: ignore[arg-type]
+        assert "pinned memory" not in mock.alive
 
 
-def test_memory_of_a_graph_is_not_freed_inside_its_capture() -> None:
-    with mock_device() as (device, _):
-        stream, buffer = device.stream(), device.alloc(16)
-        with pytest.raises(FlashsrError, match="can't be freed on a stream that is being captured"), stream.capture():
-            stream.zero(buffer)
-            buffer.free(stream)
-        assert not stream.capturing
-        buffer.free(stream)
+# Steps.
+
+SIZE = 16 * 4
 
 
-def test_the_pool_works_while_another_stream_is_captured() -> None:
-    with mock_device(eagerness=0) as (device, mock):
-        stream, other = device.stream(), device.stream()
-        buffer, kept = device.alloc(512), device.alloc(512)
-        other.zero(buffer)
-        buffer.free(other)
-        with stream.capture() as capture:
-            device.alloc(512)
-            device.alloc(4096)
-            stream.zero(kept)
-        capture.graph.launch(stream)
-        stream.synchronize()
-        assert mock.view(kept.address, 1)[0] == 0
+class Sums:
+    """A model whose state is the sum of all it was given: stage one adds to it, stage two puts it out, and doubles it."""
+
+    def __init__(self, device: Device, mock: MockDriver, *, runs: int = 2, captured: bool = True) -> None:
+        self.kernel = add_kernel(device, mock)
+        self.between = [device.alloc(SIZE) for _ in range(3)]
+        self.pipeline = Pipeline(
+            device,
+            in_flight=2,
+            in_bytes=SIZE,
+            out_bytes=SIZE,
+            run_bytes={"sum": SIZE},
+            runs=runs,
+            stages=2,
+            captured=captured,
+        )
+
+    def step(self, number: float, state: RunState | None) -> tuple[StepResult, RunState]:
+        pipeline, slot = self.pipeline, self.pipeline.slot
+        first = state is None
+        if state is None:
+            state = pipeline.cold()
+        total, between = state.memory.buffers["sum"], self.between[slot]
+
+        def add(stream: Stream) -> None:
+            if first:
+                stream.zero(total)
+            launch_add(stream, self.kernel, pipeline.given(slot), total, 16, 0)
+            stream.copy(between, total)
+
+        def put_out(stream: Stream) -> None:
+            stream.copy(pipeline.makes(slot), between)
+            launch_add(stream, self.kernel, between, pipeline.makes(slot), 16, 0)
+
+        def fill(raw: Any) -> None:
+            raw.view(np.float32)[:] = number
+
+        result = pipeline.submit(
+            state,
+            [Stage(first, add), Stage("out", put_out)],
+            fill=fill,
+            in_bytes=SIZE,
+            out_bytes=SIZE,
+            unpack=lambda raw: [raw.view(np.float32).copy()],
+        )
+        return result, state
 
 
-# The staging ring.
-
-
+@pytest.mark.parametrize("captured", [True, False])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_ring_carries_every_frame_unharmed(seed: int) -> None:
+def test_steps_of_two_runs_come_out_as_they_went_in(seed: int, captured: bool) -> None:
+    """Whatever is under way, however late it is fetched: the mock raises where nothing orders what collides."""
     with mock_device(seed=seed) as (device, mock):
-        kernel = add_kernel(device, mock)
-        copies, compute = device.stream(), device.stream()
-        uploaded, used = device.event(), device.event()
-        frame, total = device.alloc(64), device.alloc(64)
-        up, down = StagingRing(device, 64, 2), StagingRing(device, 64, 3)
-        compute.zero(total)
-        late: list[Any] = []
-        sums: list[float] = []
-        for n in range(9):
-            with up.take(copies) as slot:
-                slot.array.view(np.float32)[:] = n
-                copies.wait(used)
-                copies.upload(frame, slot.buffer)
-            copies.record(uploaded)
-            compute.wait(uploaded)
-            launch_add(compute, kernel, frame, total, 16, 0.5)
-            compute.record(used)
-            result = down.take(compute)
-            compute.download(result.buffer, total)
-            result.mark()
-            late.append(result)
-            if len(late) == 3:
-                first = late.pop(0)
-                first.wait()
-                sums.append(float(first.array.view(np.float32)[15]))
-                first.release()
-        assert sums == [n * (n + 1) / 2 + 0.5 * (n + 1) for n in range(7)]
-        for slot in late:
-            slot.release()
-        up.close()
-        down.close()
-        down.close()
-        assert device.pinned_memory.in_use_bytes == 0
+        model = Sums(device, mock, captured=captured)
+        states: list[RunState | None] = [None, None]
+        waiting: list[tuple[float, StepResult]] = []
+        sums = [0.0, 0.0]
+        for n in range(24):
+            run = n % 3 % 2
+            if n == 12:
+                states[run], sums[run] = None, 0.0  # a new run
+            sums[run] += n
+            result, states[run] = model.step(n, states[run])
+            waiting.append((2 * sums[run], result))
+            if n % 5 == 4:
+                while len(waiting) > 1:
+                    wanted, oldest = waiting.pop(0)
+                    assert oldest.fetch()[0].tolist() == [wanted] * 16
+        for wanted, left in waiting:
+            assert left.fetch()[0].tolist() == [wanted] * 16
 
 
-def test_a_ring_waits_for_its_oldest_use_alone() -> None:
+def test_a_step_waits_for_nothing_but_the_upload_that_used_its_memory() -> None:
     with mock_device(eagerness=0) as (device, mock):
-        stream, other, buffer = device.stream(), device.stream(), device.alloc(8)
-        ring = StagingRing(device, 8, 2)
-        other.zero(device.alloc(8))
-        for _ in range(2):
-            with ring.take(stream) as slot:
-                stream.upload(buffer, slot.buffer)
-        stream.zero(buffer)
+        model = Sums(device, mock)
+        state = None
+        held = []
+        for n in range(3):
+            result, state = model.step(n, state)
+            held.append(result)
         assert mock.ran == []
-        ring.take(stream)
-        assert mock.ran == ["upload", "event"], "one upload, not the next, nor what followed, nor the other stream"
+        model.step(3, state)
+        assert mock.ran[:2] == ["upload", "event"]
+        assert "download" in mock.ran, "what lay in the slot was fetched for who holds it"
 
 
-def test_a_ring_is_strict_about_who_holds_what() -> None:
-    with mock_device() as (device, _):
-        stream, ring = device.stream(), StagingRing(device, 8, 2)
-        first, _second = ring.take(stream), ring.take(stream)
-        with pytest.raises(FlashsrError, match="no buffer left, got 2 taken"):
-            ring.take(stream)
-        first.release()
-        for use in (lambda: first.buffer, lambda: first.array, first.release):
-            with pytest.raises(FlashsrError, match=r"after its release|twice"):
-                use()
-        again = ring.take(stream)
-        with pytest.raises(FlashsrError, match="twice"):
-            first.release()
-        again.release()
-        with pytest.raises(FlashsrError, match="being captured"), stream.capture():
-            ring.take(stream)
-        with pytest.raises(FlashsrError, match="at least 1 buffer, got 0"):
-            StagingRing(device, 8, 0)
-        ring.close()
-
-
-@pytest.mark.parametrize("marked", [True, False])
-def test_a_download_is_there_after_the_slots_wait(marked: bool) -> None:
+def test_what_is_sent_lies_still_until_it_was_sent() -> None:
+    """Nobody fetches, so nobody but the slot itself waits for its upload."""
     with mock_device(eagerness=0) as (device, mock):
-        stream, buffer, ring = device.stream(), device.alloc(8), StagingRing(device, 8, 2)
-        stream.zero(buffer)
-        slot = ring.take(stream)
-        stream.download(slot.buffer, buffer)
-        if marked:
-            slot.mark()
-            mock.enqueue(stream.handle, lambda: None, name="later")
-        slot.wait()
-        assert slot.array.tolist() == [0] * 8
-        assert "later" not in mock.ran
-        slot.release()
+        model, state = Sums(device, mock), None
+        for n in range(8):
+            result, state = model.step(n, state)
+        assert result.fetch()[0][0] == 2 * sum(range(8))
 
 
-@pytest.mark.parametrize("released", [True, False])
-def test_a_ring_that_is_closed_waits_for_its_last_uses(released: bool) -> None:
-    with mock_device(eagerness=0) as (device, _):
-        stream, buffer, ring = device.stream(), device.alloc(8), StagingRing(device, 8, 1)
-        slot = ring.take(stream)
-        stream.upload(buffer, slot.buffer)
-        if released:
-            slot.release()
-        ring.close()
-        device.pinned(8)  # the same memory: the mock raises where it is still read
-
-
-def test_a_ring_that_cannot_be_made_leaves_nothing() -> None:
+def test_a_run_that_is_let_go_leaves_its_memory_to_the_next() -> None:
     with mock_device() as (device, mock):
-        for function in ("cuMemHostAlloc", "cuEventCreate"):
-            for after in range(3):
-                mock.fail(function, after=after)
-                before = len(mock._events)
-                with pytest.raises(FlashsrError):
-                    StagingRing(device, 8, 3)
-                assert device.pinned_memory.in_use_bytes == 0
-                assert len(mock._events) == before
-                device.trim()
+        model = Sums(device, mock, runs=1)
+        taken = mock.used_bytes
+        for _ in range(3):
+            _, state = model.step(1, None)
+            _, state = model.step(1, state)
+            del state
+        assert mock.used_bytes == taken
+        _, first = model.step(1, None)
+        _, second = model.step(1, None)
+        assert mock.used_bytes == taken + SIZE
+        assert first.memory is not second.memory
+
+
+def test_stages_are_captured_once_and_replayed() -> None:
+    with mock_device() as (device, mock):
+        model, state = Sums(device, mock), None
+        for n in range(20):
+            _, state = model.step(n, state)
+        # The first step's stage, and two for each of three slots, the first time of which ran plainly.
+        assert len([called for called, _ in mock.calls if called == "cuStreamBeginCapture"]) == 2 * 3
+        launched = len([called for called, _ in mock.calls if called == "cuGraphLaunch"])
+        assert launched == 2 * 20 - 1 - 2 * 3
 
 
 # Graphs.
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_captured_fork_and_join_is_replayed(seed: int) -> None:
+def test_a_capture_is_replayed_on_any_stream(seed: int) -> None:
     with mock_device(seed=seed) as (device, mock):
         kernel = add_kernel(device, mock)
         main, side = device.stream(), device.stream()
-        forked, joined = device.event(), device.event()
         one, a, b, out = device.alloc(4), device.alloc(4), device.alloc(4), device.pinned(4)
         source = device.pinned(4)
         source.array.view(np.float32)[:] = 1
@@ -692,18 +467,12 @@ def test_a_captured_fork_and_join_is_replayed(seed: int) -> None:
         mock.ran.clear()
         with main.capture() as capture:
             launch_add(main, kernel, one, a, 1, 0)  # a += 1
-            main.record(forked)
-            side.wait(forked)
-            inside = side.capturing
-            launch_add(side, kernel, a, b, 1, 0)  # b += a
-            side.record(joined)
-            main.wait(joined)
+            launch_add(main, kernel, a, b, 1, 0)  # b += a
             launch_add(main, kernel, b, a, 1, 10)  # a += b + 10
-        assert (inside, side.capturing) == (True, False)
         assert mock.ran == [], "a capture runs nothing"
         expected_a, expected_b = 0.0, 0.0
         for place in range(4):
-            capture.graph.launch(side if place % 2 else main)
+            (side if place % 2 else main).replay(capture.graph)
             expected_a += 1
             expected_b += expected_a
             expected_a += expected_b + 10
@@ -713,8 +482,8 @@ def test_a_captured_fork_and_join_is_replayed(seed: int) -> None:
         assert numbers(out, np.float32) == [expected_a]
         capture.graph.close()
         capture.graph.close()
-        with pytest.raises(FlashsrError, match="a graph was launched after it, or its device, was closed"):
-            capture.graph.launch(main)
+        with pytest.raises(FlashsrError, match="a captured graph was used after it, or its device, was closed"):
+            main.replay(capture.graph)
 
 
 def test_a_capture_that_fails_inside_leaves_nothing_and_the_stream_usable() -> None:
@@ -737,14 +506,9 @@ def test_a_wait_inside_a_capture_is_reported_as_such() -> None:
         with pytest.raises(FlashsrError, match="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"), stream.capture():
             stream.zero(buffer)
             stream.synchronize()
-        side, event = device.stream(), device.event()
-        with pytest.raises(FlashsrError, match="capture a stream, got CUDA_ERROR_STREAM_CAPTURE_UNJOINED"), stream.capture():
-            stream.record(event)
-            side.wait(event)
-            side.zero(buffer)
-        assert not stream.capturing
-        assert not side.capturing
         assert "captured graphs" not in mock.alive
+        stream.zero(buffer)
+        stream.synchronize()
 
 
 # The end.
@@ -752,38 +516,22 @@ def test_a_wait_inside_a_capture_is_reported_as_such() -> None:
 
 def everything(device: Device, mock: MockDriver) -> None:
     """A run as models make it, which holds some of everything when it ends."""
-    kernel = add_kernel(device, mock)
-    copies, compute = device.stream(), device.stream()
-    uploaded, used = device.event(), device.event(timing=True)
-    frame, total = device.alloc(64), device.alloc(64)
-    ring = StagingRing(device, 64, 2)
-    compute.zero(total)
-    for n in range(3):
-        with ring.take(copies) as slot:
-            slot.array.view(np.float32)[:] = n
-            copies.wait(used)
-            copies.upload(frame, slot.buffer)
-        copies.record(uploaded)
-        compute.wait(uploaded)
-        launch_add(compute, kernel, frame, total, 16, 0.5)
-        compute.record(used)
-        temporary = device.alloc(4096)
-        compute.copy_2d(temporary.address, 64, total.address, 16, 16, 4, "d2d")
-        temporary.free(compute)
-    with compute.capture() as capture:
-        launch_add(compute, kernel, frame, total, 16, 0)
-    capture.graph.launch(compute)
-    with pytest.raises(ZeroDivisionError), compute.capture():
-        compute.zero(total)
+    model, state = Sums(device, mock), None
+    sums = []
+    for n in range(5):
+        result, state = model.step(n, state)
+        sums.append(result.fetch()[0][3])
+    assert sums == [0, 2, 6, 12, 20]
+    stream, start, end = device.stream(), device.event(timing=True), device.event(timing=True)
+    stream.record(start)
+    with pytest.raises(ZeroDivisionError), stream.capture():
+        stream.zero(model.between[0])
         _ = 1 / 0
-    out = device.pinned(64)
-    compute.download(out, total)
-    compute.synchronize()
-    device.trim()
-    assert out.array.view(np.float32)[3] == 0 + 1 + 2 + 3 * 0.5 + 2
-    ring.close()
-    used.close()
-    compute.zero(total)
+    stream.record(end)
+    stream.synchronize()
+    start.close()
+    device.constant(4, lambda raw: None)
+    stream.zero(model.between[0])
 
 
 def test_close_frees_everything_in_order_and_leaves_the_thread_alone() -> None:
@@ -796,18 +544,13 @@ def test_close_frees_everything_in_order_and_leaves_the_thread_alone() -> None:
         device.close()
         mock.assert_clean()
         assert device.closed
-        ends = [called for called, _ in mock.calls if re.search("Destroy|Free|Unload|Release|Synchronize", called)]
-        order = list(dict.fromkeys(ends))
-        assert order == [
-            "cuStreamSynchronize",
-            "cuGraphExecDestroy",
-            "cuModuleUnload",
-            "cuStreamDestroy",
-            "cuEventDestroy",
-            "cuMemFree",
-            "cuMemFreeHost",
-            "cuDevicePrimaryCtxRelease",
-        ]
+        called = [name for name, _ in mock.calls]
+        ends = [name for name in called if re.search("Destroy|Free|Unload|Release", name)]
+        # The memory of work that is under way stays until it has run; graphs end before the kernels that they launch.
+        streams = sum(name == "cuStreamDestroy" for name in called)
+        assert [n for n in called if n.startswith("cuStream") or n in ends][:streams] == ["cuStreamSynchronize"] * streams
+        assert max(n for n, name in enumerate(ends) if "Graph" in name) < ends.index("cuModuleUnload")
+        assert {*ends} >= {"cuEventDestroy", "cuMemFree", "cuMemFreeHost"} and ends[-1] == "cuDevicePrimaryCtxRelease"
         assert int(mock.cuCtxGetCurrent()[1]) == 0
         count = len(mock.calls)
         device.close()
@@ -832,8 +575,7 @@ def test_closing_a_stream_waits_for_what_is_queued() -> None:
         stream.close()
         stream.close()
         assert mock.ran == ["memset"]
-        buffer.free()
-        device.trim()
+        buffer.close()
 
 
 def test_what_was_closed_is_forgotten() -> None:
@@ -847,7 +589,7 @@ def test_what_was_closed_is_forgotten() -> None:
             for thing in (module, event, other, capture.graph):
                 thing.close()
         assert mock.alive == alive
-        assert sum(len(things) for things in device._things.values()) == 1
+        assert len(device._handles.newest_first()) == 2
 
 
 def test_close_works_from_a_thread_that_never_saw_the_device() -> None:
@@ -916,15 +658,15 @@ def test_what_is_used_after_the_end_says_so() -> None:
             lambda: host.array,
             stream.synchronize,
             lambda: stream.handle,
-            lambda: event.done,
+            event.synchronize,
             lambda: module.kernel("k"),
             lambda: kernel.handle,
-            lambda: capture.graph.launch(stream),
+            lambda: stream.replay(capture.graph),
         ]
         for use in uses:
             with pytest.raises(FlashsrError, match="closed"):
                 use()
-        for closing in (stream.close, event.close, module.close, capture.graph.close, buffer.free, host.free):
+        for closing in (stream.close, event.close, module.close, capture.graph.close, buffer.close, host.close):
             closing()
 
 
@@ -946,19 +688,18 @@ def test_threads_share_a_device(seed: int) -> None:
                 stream.zero(total)
                 launch_add(stream, kernel, frame, total, 16, 0.25)
                 stream.download(host, total)
-                frame.free(stream)
-                total.free(stream)
                 stream.synchronize()
+                frame.close()
+                total.close()
                 results.append(float(host.array.view(np.float32)[7]))
-            host.free(stream)
+            host.close()
             stream.close()
             return results
 
         with ThreadPoolExecutor(4) as threads:
             got = list(threads.map(work, range(4)))
         assert got == [[number * 100 + n + 0.25 for n in range(8)] for number in range(4)]
-        assert device.memory.in_use_bytes == 0
-        assert set(mock.alive) <= {"contexts", "modules", "events", "device memory", "pinned memory"}
+        assert mock.alive == {"contexts": 1, "modules": 1}
 
 
 def test_a_thread_without_the_device_gets_a_sentence() -> None:
@@ -977,14 +718,11 @@ def test_a_thread_without_the_device_gets_a_sentence() -> None:
         lambda device: device.alloc(4),
         lambda device: device.pinned(4),
         Device.free_bytes,
-        Device.trim,
     ],
 )
 def test_the_devices_own_methods_work_in_every_thread(method: Callable[[Device], object]) -> None:
-    with mock_device() as (device, _):
-        device.alloc(5000).free()
-        with ThreadPoolExecutor(1) as threads:
-            threads.submit(method, device).result()
+    with mock_device() as (device, _), ThreadPoolExecutor(1) as threads:
+        threads.submit(method, device).result()
 
 
 def failing_calls() -> Iterator[int]:
@@ -1018,8 +756,3 @@ def test_a_failure_anywhere_is_an_error_and_never_a_leak(error: str) -> None:
         called = mock.calls[n][0] if n < len(mock.calls) else "nothing"
         assert mock.alive == {}, f"call {n}, {called}"
     assert succeeded > 1
-
-
-def test_the_default_bounds_are_stated_in_bytes() -> None:
-    assert device_module.IDLE_BYTES == 1 << 30
-    assert device_module.IDLE_PINNED_BYTES == 256 << 20

@@ -11,8 +11,8 @@ import pytest
 
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.device import Buffer, Device, Stream
+from vsflashsr.gpu.inputs import InputSlot
 from vsflashsr.gpu.probe import device_count
-from vsflashsr.gpu.staging import StagingRing
 
 pytestmark = pytest.mark.skipif(device_count() == 0, reason="needs an NVIDIA GPU")
 
@@ -77,7 +77,6 @@ def test_the_gpu_describes_itself(device: Device) -> None:
     assert device.name
     assert "\0" not in device.name
     assert device.capability >= (7, 0)
-    assert device.multiprocessors > 0
     assert 48 << 10 <= device.shared_bytes <= 1 << 20
     assert 0 < device.free_bytes() <= device.total_bytes
     assert len(device.uuid) == 40
@@ -102,54 +101,29 @@ def test_kernels_get_their_arguments(device: Device, shared: int) -> None:
     assert np.array_equal(out.array.view(np.float32), np.arange(n) + np.float32(7.25))
 
 
-@pytest.mark.parametrize("pitch", [1024, 1001])
-def test_rows_are_copied_with_any_pitch(device: Device, pitch: int) -> None:
-    """CUDA guarantees device-to-device copies only for pitches of its own choice."""
-    rows, width, stream = 37, 900, device.stream()
-    host, out = device.pinned(rows * 950), device.pinned(rows * 930)
-    a, b = device.alloc(rows * pitch), device.alloc(rows * 903)
-    host.array[:] = np.random.default_rng(1).integers(256, size=rows * 950)
-    out.array[:] = 0
-    stream.copy_2d(a.address, pitch, host.address, 950, width, rows, "h2d")
-    stream.copy_2d(b.address, 903, a.address, pitch, width, rows, "d2d")
-    stream.copy_2d(out.address, 930, b.address, 903, width, rows, "d2h")
-    stream.synchronize()
-    assert np.array_equal(out.array.reshape(rows, 930)[:, :width], host.array.reshape(rows, 950)[:, :width])
-    assert not out.array.reshape(rows, 930)[:, width:].any()
-
-
-def test_a_captured_fork_and_join_is_replayed(device: Device) -> None:
-    kernel = device.load(ADD).kernel("add")
-    main, side = device.stream(), device.stream()
-    forked, joined = device.event(), device.event()
+def test_a_capture_is_replayed(device: Device) -> None:
+    kernel, stream = device.load(ADD).kernel("add"), device.stream()
     n = 1 << 16
     one, a, b, out = (device.alloc(4 * n), device.alloc(4 * n), device.alloc(4 * n), device.pinned(4 * n))
     out.array.view(np.float32)[:] = 1
-    main.upload(one, out)
+    stream.upload(one, out)
     for buffer in (a, b):
-        main.zero(buffer)
-    add(main, kernel, one, a, n, -1)  # loads the kernel; a stays 0
-    main.synchronize()
-    with main.capture() as capture:
-        # The pool works meanwhile: it may allocate, and asks events about blocks that were freed.
-        device.alloc(4096).free(device.stream())
-        device.alloc(4096)
-        add(main, kernel, one, a, n, 0)
-        main.record(forked)
-        side.wait(forked)
-        assert side.capturing
-        add(side, kernel, a, b, n, 0)
-        side.record(joined)
-        main.wait(joined)
-        add(main, kernel, b, a, n, 10)
+        stream.zero(buffer)
+    add(stream, kernel, one, a, n, -1)  # loads the kernel; a stays 0
+    stream.synchronize()
+    with stream.capture() as capture:
+        device.alloc(4096)  # another model may take memory meanwhile
+        add(stream, kernel, one, a, n, 0)
+        add(stream, kernel, a, b, n, 0)
+        add(stream, kernel, b, a, n, 10)
     expected_a, expected_b = 0.0, 0.0
     for _ in range(3):
-        capture.graph.launch(main)
+        stream.replay(capture.graph)
         expected_a += 1
         expected_b += expected_a
         expected_a += expected_b + 10
-    main.download(out, a)
-    main.synchronize()
+    stream.download(out, a)
+    stream.synchronize()
     assert (out.array.view(np.float32) == expected_a).all()
     capture.graph.close()
 
@@ -162,7 +136,6 @@ def test_a_wait_inside_a_capture_is_refused_and_the_stream_stays_usable(device: 
     with pytest.raises(KeyError), stream.capture():
         stream.zero(buffer)
         raise KeyError
-    assert not stream.capturing
     stream.zero(buffer)
     stream.synchronize()
 
@@ -175,32 +148,27 @@ def test_times_are_measured(device: Device) -> None:
         stream.zero(buffer)
     stream.record(end)
     end.synchronize()
-    assert end.done
     assert end.elapsed_ms(start) > 0
 
 
-def test_a_ring_carries_every_frame(device: Device) -> None:
+def test_a_slot_carries_every_frame(device: Device) -> None:
     kernel = device.load(ADD).kernel("add")
-    copies, compute, uploaded, used = device.stream(), device.stream(), device.event(), device.event()
-    n = 1 << 18
-    frame, total = device.alloc(4 * n), device.alloc(4 * n)
-    up = StagingRing(device, 4 * n, 2)
+    copies, compute, n = device.stream(), device.stream(), 1 << 18
+    total, out, slots = device.alloc(4 * n), device.pinned(4 * n), [InputSlot(device, 4 * n) for _ in range(2)]
     compute.zero(total)
     for number in range(20):
-        with up.take(copies) as slot:
-            slot.array.view(np.float32)[:] = number
-            copies.wait(used)
-            copies.upload(frame, slot.buffer)
-        copies.record(uploaded)
-        compute.wait(uploaded)
-        add(compute, kernel, frame, total, n, 0)
-        compute.record(used)
-    slot = up.take(compute)
-    compute.download(slot.buffer, total)
-    slot.wait()
-    assert (slot.array.view(np.float32) == 190).all()
-    slot.release()
-    up.close()
+        slot = slots[number % 2]
+
+        def fill(raw: Any, number: int = number) -> None:
+            raw.view(np.float32)[:] = number
+
+        slot.send(copies, 4 * n, fill)
+        compute.wait(slot.copied)
+        add(compute, kernel, slot.buffer, total, n, 0)
+        compute.record(slot.read)
+    compute.download(out, total)
+    compute.synchronize()
+    assert (out.array.view(np.float32) == 190).all()
 
 
 def test_running_out_of_memory_is_a_sentence_and_no_end(device: Device) -> None:
@@ -233,8 +201,8 @@ def test_every_thread_can_make_it_current_and_close_it() -> None:
             stream, buffer = device.stream(), device.alloc(4096)
             stream.zero(buffer)
             stream.synchronize()
-            buffer.free(stream)
             stream.close()
+            buffer.close()
         except BaseException as error:  # noqa: BLE001 (reported below, in the test's thread)
             failures.append(error)
 

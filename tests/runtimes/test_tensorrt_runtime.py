@@ -82,7 +82,7 @@ def upscaled(setup: Setup, graph: TensorRTGraph, picture: np.ndarray, *, capture
         stream.zero(back)
         with stream.capture() as capture:
             call.enqueue(stream, addresses, scratch.address)
-        capture.graph.launch(stream)
+        stream.replay(capture.graph)
     stream.download(host_out, back, made.nbytes)
     stream.synchronize()
     return host_out.array[: made.nbytes].view(np.float32).reshape(made.shape).copy()
@@ -130,7 +130,8 @@ def test_a_call_works_at_other_addresses_next_time(setup: Setup) -> None:
     stream.zero(source)
     for out, scratch in zip(outs, scratches, strict=True):
         call.enqueue(stream, {"input": source.address, "output": out.address}, scratch.address)
-        scratch.free(stream)
+        stream.synchronize()
+        scratch.close()
     stream.synchronize()
     assert all((setup.driver.view(out.address, 3 * 16 * 16, np.float32) == 0).all() for out in outs)
 

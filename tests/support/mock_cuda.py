@@ -27,13 +27,11 @@ from numpy.typing import DTypeLike, NDArray
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu import driver
 from vsflashsr.gpu.device import Device
-from vsflashsr.gpu.memory import Block, Pool
-from vsflashsr.gpu.stream import Stream
 
-from .mock_memory import DEVICE, FRESH, PINNED, MockError, MockMemory, Use
+from .mock_memory import DEVICE, PINNED, MockError, MockMemory, Use
 from .mock_queue import Capture, Executable, Node, Operation, Queue, StreamState
 
-__all__ = ["CUDA_MEMCPY2D", "CUresult", "Handle", "MockDriver", "MockError", "image", "mock_device"]
+__all__ = ["CUresult", "Handle", "MockDriver", "MockError", "image", "mock_device"]
 
 type Range = tuple[int, int]
 """Address and size in bytes."""
@@ -59,12 +57,8 @@ class CUresult(IntEnum):
     CUDA_ERROR_NOT_SUPPORTED = 801
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
-    CUDA_ERROR_STREAM_CAPTURE_MERGE = 902
     CUDA_ERROR_STREAM_CAPTURE_UNMATCHED = 903
-    CUDA_ERROR_STREAM_CAPTURE_UNJOINED = 904
     CUDA_ERROR_STREAM_CAPTURE_ISOLATION = 905
-    CUDA_ERROR_CAPTURED_EVENT = 907
-    CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD = 908
     CUDA_ERROR_UNKNOWN = 999
 
 
@@ -79,25 +73,11 @@ class CUstream_flags(IntEnum):
     CU_STREAM_NON_BLOCKING = 1
 
 
-class CUmemorytype(IntEnum):
-    CU_MEMORYTYPE_HOST = 1
-    CU_MEMORYTYPE_DEVICE = 2
-
-
 class CUstreamCaptureMode(IntEnum):
-    CU_STREAM_CAPTURE_MODE_GLOBAL = 0
-    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
     CU_STREAM_CAPTURE_MODE_RELAXED = 2
 
 
-class CUstreamCaptureStatus(IntEnum):
-    CU_STREAM_CAPTURE_STATUS_NONE = 0
-    CU_STREAM_CAPTURE_STATUS_ACTIVE = 1
-    CU_STREAM_CAPTURE_STATUS_INVALIDATED = 2
-
-
 class CUdevice_attribute(IntEnum):
-    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
@@ -106,20 +86,6 @@ class CUdevice_attribute(IntEnum):
 class CUfunction_attribute(IntEnum):
     CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES = 1
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
-
-
-@dataclass
-class CUDA_MEMCPY2D:
-    WidthInBytes: int = 0
-    Height: int = 0
-    srcMemoryType: CUmemorytype | None = None
-    srcHost: int = 0
-    srcDevice: int = 0
-    srcPitch: int = 0
-    dstMemoryType: CUmemorytype | None = None
-    dstHost: int = 0
-    dstDevice: int = 0
-    dstPitch: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,10 +116,8 @@ class _Status(Exception):
 class _Event:
     timing: bool
     operation: Operation | None = None
-    """Of its last record, unless that was captured."""
-    captured: tuple[Capture, frozenset[Node]] | None = None
+    """Of its last record."""
     time_ms: float = 0.0
-    queries: int = 0
 
 
 @dataclass(eq=False)
@@ -217,7 +181,6 @@ class MockDriver:
         seed: of everything that is left open.
         eagerness: share of the streams that run at once rather than late.
         total_bytes: device memory.
-        alignment: of addresses; 256 gives some that are no multiple of 512.
         capability: compute capability.
         shared_bytes: shared memory that a block can have at most.
         races: raise where operations collide in memory and nothing orders them.
@@ -232,13 +195,12 @@ class MockDriver:
         seed: int = 0,
         eagerness: float = 0.5,
         total_bytes: int = 256 << 20,
-        alignment: int = 512,
         capability: tuple[int, int] = (8, 9),
         shared_bytes: int = 99 << 10,
         races: bool = True,
     ) -> None:
         rng = random.Random(seed)
-        self._memory = MockMemory(rng, alignment)
+        self._memory = MockMemory(rng)
         self._queue = Queue(rng, eagerness, races=races)
         self._lock = threading.RLock()
         self._thread = threading.local()
@@ -253,9 +215,7 @@ class MockDriver:
         self._functions: dict[int, _Function] = {}
         self._graphs: dict[int, list[Node]] = {}
         self._executables: dict[int, Executable] = {}
-        self._captures: list[Capture] = []
         self._attributes = {
-            CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: 4,
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: capability[0],
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: capability[1],
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: shared_bytes,
@@ -335,20 +295,6 @@ class MockDriver:
         if self.alive:
             raise MockError(f"not freed: {self.alive}")
 
-    def pool_took(self, block: Block) -> None:
-        """The pool hands out a block: whatever used it must have run, and its contents are gone."""
-        with self._lock:
-            allocation = self._memory.at(block.base, 1)
-            self._queue.check_unused(allocation, "was handed out again")
-            allocation.generation += 1
-            allocation.idle = False
-            allocation.bytes[:] = FRESH
-
-    def pool_got(self, block: Block) -> None:
-        """A buffer was freed into the pool: no new work may use it."""
-        with self._lock:
-            self._memory.at(block.base, 1).idle = True
-
     # What the functions below share.
 
     def _issue(
@@ -357,16 +303,16 @@ class MockDriver:
         name: str,
         run: Callable[[], object],
         uses: tuple[Use, ...] = (),
-        after: Iterable[Operation] = (),
+        after: Sequence[Operation] = (),
     ) -> None:
         """Queue an operation, or capture it."""
         if stream.capture is None:
             self._queue.put(stream, name, run, uses, after)
             return
         self._check_valid(stream.capture)
-        node = Node(name, run, uses, stream.captured_tail)
-        stream.capture.nodes.append(node)
-        stream.captured_tail = frozenset({node})
+        if after:
+            raise MockError(f"{name!r} waits inside a capture, which only one stream has here")
+        stream.capture.nodes.append(Node(name, run, uses))
 
     def _wait(self, target: Operation | None) -> None:
         """The host waits."""
@@ -374,11 +320,10 @@ class MockDriver:
         self._queue.turn(self._streams.values())
 
     def _free(self, kind: str, address: int) -> None:
-        self._unsafe()
         allocation = self._memory.get(address)
         if allocation is None or allocation.kind != kind:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-        self._queue.check_unused(allocation, "was freed")
+        self._queue.check_unused(allocation)
         self._memory.drop(allocation)
 
     def _stream(self, handle: Any) -> StreamState:
@@ -396,21 +341,6 @@ class MockDriver:
     def _check_valid(self, capture: Capture) -> None:
         if not capture.valid:
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
-
-    def _unsafe(self) -> None:
-        """A call that a capture in another mode than relaxed forbids."""
-        for capture in self._captures:
-            mine = capture.thread == threading.get_ident() and capture.mode != (
-                CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-            )
-            if mine or capture.mode == CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL:
-                capture.valid = False
-                raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
-
-    def _not_captured(self, event: _Event) -> None:
-        if event.captured is not None:
-            event.captured[0].valid = False
-            raise _Status(CUresult.CUDA_ERROR_CAPTURED_EVENT)
 
     def _injected(self, name: str) -> CUresult | None:
         for failure in self._failures:
@@ -538,7 +468,6 @@ class MockDriver:
 
     @_call(1)
     def cuMemAlloc(self, size_bytes: int) -> Handle:
-        self._unsafe()
         if self.used_bytes + size_bytes > self.total_bytes:
             raise _Status(CUresult.CUDA_ERROR_OUT_OF_MEMORY)
         if size_bytes < 1:
@@ -551,7 +480,6 @@ class MockDriver:
 
     @_call(1)
     def cuMemHostAlloc(self, size_bytes: int, flags: int) -> int:
-        self._unsafe()
         if size_bytes < 1:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
         return self._memory.new(PINNED, size_bytes)
@@ -562,46 +490,31 @@ class MockDriver:
 
     @_call()
     def cuMemcpyHtoDAsync(self, dst: Any, src: Any, size: int, stream: Any) -> None:
-        self._copy("upload", stream, (DEVICE, int(dst), size), (PINNED, int(src), size), size, 1)
+        self._copy("upload", stream, (DEVICE, int(dst)), (PINNED, int(src)), size)
 
     @_call()
     def cuMemcpyDtoHAsync(self, dst: Any, src: Any, size: int, stream: Any) -> None:
-        self._copy("download", stream, (PINNED, int(dst), size), (DEVICE, int(src), size), size, 1)
+        self._copy("download", stream, (PINNED, int(dst)), (DEVICE, int(src)), size)
 
     @_call()
     def cuMemcpyDtoDAsync(self, dst: Any, src: Any, size: int, stream: Any) -> None:
-        self._copy("copy", stream, (DEVICE, int(dst), size), (DEVICE, int(src), size), size, 1)
-
-    @_call()
-    def cuMemcpy2DAsync(self, copy: CUDA_MEMCPY2D, stream: Any) -> None:
-        sides = []
-        for kind, host, device, pitch in (
-            (copy.dstMemoryType, copy.dstHost, copy.dstDevice, copy.dstPitch),
-            (copy.srcMemoryType, copy.srcHost, copy.srcDevice, copy.srcPitch),
-        ):
-            if kind is None or copy.WidthInBytes > pitch:
-                raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-            on_host = kind == CUmemorytype.CU_MEMORYTYPE_HOST
-            sides.append((PINNED, int(host), pitch) if on_host else (DEVICE, int(device), pitch))
-        self._copy("copy_2d", stream, sides[0], sides[1], copy.WidthInBytes, copy.Height)
+        self._copy("copy", stream, (DEVICE, int(dst)), (DEVICE, int(src)), size)
 
     def _copy(
-        self, name: str, stream: Any, to: tuple[str, int, int], source: tuple[str, int, int], width: int, rows: int
+        self, name: str, stream: Any, to: tuple[str, int], source: tuple[str, int], size: int
     ) -> None:
-        """Queue a copy of rows; each side is (kind of memory, address, pitch). Between the rows counts as touched."""
-        (kind_to, dst, dst_pitch), (kind_from, src, src_pitch) = to, source
+        """Queue a copy; each side is (kind of memory, address)."""
+        (kind_to, dst), (kind_from, src) = to, source
         uses = (
-            self._memory.use(dst, dst_pitch * (rows - 1) + width, kind_to, writes=True),
-            self._memory.use(src, src_pitch * (rows - 1) + width, kind_from, writes=False),
+            self._memory.use(dst, size, kind_to, writes=True),
+            self._memory.use(src, size, kind_from, writes=False),
         )
-
-        if rows == 1 and src < dst + width and dst < src + width:
-            raise MockError(f"a copy of {width} bytes from {src:#x} to {dst:#x} overlaps itself")
+        if src < dst + size and dst < src + size:
+            raise MockError(f"a copy of {size} bytes from {src:#x} to {dst:#x} overlaps itself")
 
         def run() -> None:
             # Bytes are read when the copy runs, not when it was queued.
-            for row in range(rows):
-                self.view(dst + row * dst_pitch, width)[:] = self.view(src + row * src_pitch, width).copy()
+            self.view(dst, size)[:] = self.view(src, size).copy()
 
         self._issue(self._stream(stream), name, run, uses)
 
@@ -638,24 +551,11 @@ class MockDriver:
     @_call()
     def cuStreamWaitEvent(self, stream: Any, event: Any, flags: int) -> None:
         state, mark = self._stream(stream), self._event(event)
-        if mark.captured is not None:
-            capture, nodes = mark.captured
-            if capture.ended:
-                raise _Status(CUresult.CUDA_ERROR_CAPTURED_EVENT)
-            self._check_valid(capture)
-            if state.capture is None:
-                state.capture, state.captured_tail = capture, nodes
-                capture.streams.add(state)
-            elif state.capture is capture:
-                state.captured_tail |= nodes
-            else:
-                state.capture.valid = capture.valid = False
-                raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_MERGE)
-        elif state.capture is not None:
+        if state.capture is not None:
             self._check_valid(state.capture)
             state.capture.valid = False
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_ISOLATION)
-        elif mark.operation is not None:
+        if mark.operation is not None:
             self._issue(state, "wait", lambda: None, after=[mark.operation])
 
     @_call()
@@ -663,39 +563,20 @@ class MockDriver:
         state = self._stream(stream)
         if state.capture is not None:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
-        state.capture = Capture(state, mode, threading.get_ident(), {state})
-        state.captured_tail = frozenset()
-        self._captures.append(state.capture)
+        if mode != CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED:
+            raise NotImplementedError("captures in a mode that forbids calls elsewhere")
+        state.capture = Capture()
 
     @_call(1, late=True)
     def cuStreamEndCapture(self, stream: Any) -> Handle:
         state = self._stream(stream)
-        capture = state.capture
-        if capture is None or capture.origin is not state:
+        capture, state.capture = state.capture, None
+        if capture is None:
             raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNMATCHED)
-        relaxed = capture.mode == CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        if not relaxed and capture.thread != threading.get_ident():
-            raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD)
-        joined = capture.joined
-        for member in capture.streams:
-            member.capture, member.captured_tail = None, frozenset()
-        capture.ended = True
-        self._captures.remove(capture)
         self._check_valid(capture)
-        if not joined:
-            raise _Status(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNJOINED)
         handle = self._handle()
         self._graphs[handle] = capture.nodes
         return Handle(handle)
-
-    @_call(1)
-    def cuStreamIsCapturing(self, stream: Any) -> CUstreamCaptureStatus:
-        capture = self._stream(stream).capture
-        if capture is None:
-            return CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
-        if capture.valid:
-            return CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
-        return CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_INVALIDATED
 
     @_call(1)
     def cuEventCreate(self, flags: int) -> Handle:
@@ -712,32 +593,16 @@ class MockDriver:
     def cuEventRecord(self, event: Any, stream: Any) -> None:
         mark, state = self._event(event), self._stream(stream)
         if state.capture is not None:
-            self._check_valid(state.capture)
-            mark.captured, mark.operation = (state.capture, state.captured_tail), None
-            return
+            raise NotImplementedError("an event recorded inside a capture, as streams that fork would need it")
 
         def run() -> None:
             mark.time_ms = self._queue.clock_ms
 
-        mark.captured, mark.queries = None, 0
         mark.operation = self._queue.put(state, "event", run)
-
-    @_call()
-    def cuEventQuery(self, event: Any) -> None:
-        self._unsafe()
-        mark = self._event(event)
-        self._not_captured(mark)
-        # Who asks again and again is answered at last, as on a GPU, even when everything is lazy.
-        mark.queries += 1
-        if mark.operation is not None and not mark.operation.done and mark.queries < 4 and not self._queue.chance():
-            raise _Status(CUresult.CUDA_ERROR_NOT_READY)
-        self._wait(mark.operation)
 
     @_call(late=True)
     def cuEventSynchronize(self, event: Any) -> None:
-        mark = self._event(event)
-        self._not_captured(mark)
-        self._wait(mark.operation)
+        self._wait(self._event(event).operation)
 
     @_call(1)
     def cuEventElapsedTime(self, start: Any, end: Any) -> float:
@@ -840,12 +705,9 @@ for _kind in (
     CUresult,
     CUevent_flags,
     CUstream_flags,
-    CUmemorytype,
     CUstreamCaptureMode,
-    CUstreamCaptureStatus,
     CUdevice_attribute,
     CUfunction_attribute,
-    CUDA_MEMCPY2D,
 ):
     setattr(MockDriver, _kind.__name__, _kind)
 
@@ -856,26 +718,23 @@ def mock_device(
     seed: int = 0,
     eagerness: float = 0.5,
     total_bytes: int = 256 << 20,
-    alignment: int = 512,
     capability: tuple[int, int] = (8, 9),
     shared_bytes: int = 99 << 10,
     races: bool = True,
 ) -> Iterator[tuple[Device, MockDriver]]:
     """A ``Device`` on a mock driver, current in this thread; arguments as for ``MockDriver``.
 
-    The pool tells the mock what it keeps, so that a use after ``Buffer.free`` is caught too. At the end the device is
-    closed, and nothing may be left.
+    At the end the device is closed, and nothing may be left.
     """
     mock = MockDriver(
         seed=seed,
         eagerness=eagerness,
         total_bytes=total_bytes,
-        alignment=alignment,
         capability=capability,
         shared_bytes=shared_bytes,
         races=races,
     )
-    with driver.use(mock), _watched_pool(mock):
+    with driver.use(mock):
         device = Device()
         device.make_current()
         try:
@@ -888,28 +747,3 @@ def mock_device(
         mock.heal()
         device.close()
         mock.assert_clean()
-
-
-@contextmanager
-def _watched_pool(mock: MockDriver) -> Iterator[None]:
-    take, give = Pool.take, Pool.give
-
-    def watched_take(self: Pool, size_bytes: int) -> Block:
-        with self._lock:
-            block = take(self, size_bytes)
-            mock.pool_took(block)
-        return block
-
-    def watched_give(self: Pool, block: Block, after: tuple[Stream, ...]) -> None:
-        with self._lock:
-            give(self, block, after)
-            if not self.closed:
-                mock.pool_got(block)
-
-    setattr(Pool, "take", watched_take)  # noqa: B010 (mypy doesn't let a method be assigned)
-    setattr(Pool, "give", watched_give)  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(Pool, "take", take)  # noqa: B010
-        setattr(Pool, "give", give)  # noqa: B010

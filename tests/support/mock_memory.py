@@ -42,10 +42,7 @@ class Allocation:
     size_bytes: int
     raw: NDArray[np.uint8]
     """The memory with what guards it on both sides."""
-    generation: int = 0
-    """Counts how often the pool has handed it out."""
-    idle: bool = False
-    """Does the pool keep it, with no buffer to it?"""
+    freed: bool = False
     accesses: list[Access] = field(default_factory=list)
     """The latest, as far as they can still collide with new ones."""
 
@@ -62,27 +59,20 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """That an operation will read or write [start, stop) of an allocation, as it was when it was queued or captured."""
+    """That an operation will read or write [start, stop) of an allocation."""
 
     allocation: Allocation
-    generation: int
     start: int
     stop: int
     writes: bool | None
     """None: it isn't known before the operation has run."""
 
-    @property
-    def stale(self) -> bool:
-        """Is the memory in other hands by now?"""
-        return self.generation != self.allocation.generation
-
 
 class MockMemory:
     """All allocations, by address."""
 
-    def __init__(self, rng: random.Random, alignment: int) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self._random = rng
-        self._alignment = alignment
         self._addresses: list[int] = []
         self._allocations: dict[int, Allocation] = {}
         self.peak_bytes = 0
@@ -106,11 +96,9 @@ class MockMemory:
             allocation.check_guards()
 
     def new(self, kind: str, size_bytes: int) -> int:
-        """The address of fresh memory, filled with NaN."""
+        """The address of fresh memory, filled with NaN. It is a multiple of 256, and of no more."""
         raw = np.full(size_bytes + 2 * GUARD_BYTES + 1024, GUARD, np.uint8)
-        address = -(-(raw.ctypes.data + GUARD_BYTES) // 512) * 512
-        if self._alignment < 512 and self._random.random() < 0.5:
-            address += self._alignment
+        address = -(-(raw.ctypes.data + GUARD_BYTES) // 512) * 512 + self._random.choice((0, 256))
         allocation = Allocation(kind, address, size_bytes, raw)
         allocation.bytes[:] = FRESH
         self._allocations[address] = allocation
@@ -126,7 +114,7 @@ class MockMemory:
         """It is freed: nothing may find it any more."""
         allocation.check_guards()
         allocation.bytes[:] = FRESH
-        allocation.generation += 1
+        allocation.freed = True
         del self._allocations[allocation.address]
         self._addresses.remove(allocation.address)
 
@@ -149,9 +137,7 @@ class MockMemory:
         allocation = self.at(address, size_bytes)
         if kind not in (None, allocation.kind):
             raise MockError(f"{address:#x} is {allocation.kind}, not {kind}")
-        if allocation.idle:
-            raise MockError(f"work was queued on {allocation.kind} at {address:#x} after its buffer was freed")
-        return Use(allocation, allocation.generation, address, address + size_bytes, writes)
+        return Use(allocation, address, address + size_bytes, writes)
 
     def view(self, address: int, count: int, dtype: DTypeLike) -> NDArray[Any]:
         """See ``MockDriver.view``."""

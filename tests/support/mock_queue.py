@@ -28,12 +28,10 @@ class Operation:
     uses: tuple[Use, ...]
     stream: int
     number: int
-    """Of the operation on its stream; operations inside a graph have that of the graph's end."""
+    """Of the operation on its stream."""
     clock: Clock
     after: list[Operation]
     """What it waits for and has not run yet."""
-    inside: tuple[object, int, int] | None = None
-    """In a graph: which launch, the node's bit, the bits of the nodes before it."""
     done: bool = False
 
     @property
@@ -49,40 +47,23 @@ class StreamState:
     tail: Operation | None = None
     count: int = 0
     capture: Capture | None = None
-    captured_tail: frozenset[Node] = frozenset()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """A captured operation."""
 
     name: str
     run: Callable[[], object]
     uses: tuple[Use, ...]
-    after: frozenset[Node]
 
 
 @dataclass(eq=False, slots=True)
 class Capture:
-    origin: StreamState
-    mode: int
-    thread: int
-    streams: set[StreamState] = field(default_factory=set)
+    """Of one stream: what is queued on it, in its order."""
+
     nodes: list[Node] = field(default_factory=list)
     valid: bool = True
-    ended: bool = False
-
-    @property
-    def joined(self) -> bool:
-        """Does everything lead to the end of the stream where it began?"""
-        found: set[Node] = set()
-        stack = list(self.origin.captured_tail)
-        while stack:
-            node = stack.pop()
-            if node not in found:
-                found.add(node)
-                stack += node.after
-        return found == set(self.nodes)
 
 
 @dataclass(eq=False, slots=True)
@@ -148,24 +129,12 @@ class Queue:
     def launch(self, executable: Executable, stream: StreamState) -> None:
         """Queue a graph: behind what is on the stream, and behind the graph's last launch."""
         for node in executable.nodes:
-            if any(use.stale or use.allocation.idle for use in node.uses):
+            if any(use.allocation.freed for use in node.uses):
                 raise MockError(f"a graph was launched after memory that its {node.name!r} uses was freed")
-        launch = object()
-        first = self.put(stream, "graph", lambda: None, (), [executable.last] if executable.last else [])
-        behind: dict[Node, int] = {}
-        made: dict[Node, Operation] = {}
-        for place, node in enumerate(executable.nodes):
-            before = 0
-            for n in node.after:
-                before |= behind[n]
-            behind[node] = before | 1 << place
-            waits = [o for o in ([made[n] for n in node.after] or [first]) if not o.done]
-            # Outside of the graph its end alone tells that a node has run.
-            made[node] = Operation(
-                node.name, node.run, node.uses, stream.handle, stream.count + 1, first.end, waits, (launch, 1 << place, before)
-            )
-            self._pending[made[node]] = None
-        executable.last = self.put(stream, "graph end", lambda: None, (), made.values())
+        after = [executable.last] if executable.last else []
+        for node in executable.nodes:
+            executable.last = self.put(stream, node.name, node.run, node.uses, after)
+            after = []
 
     def wait(self, target: Operation | None) -> None:
         """The host waits for an operation, and knows then that it has run."""
@@ -178,26 +147,21 @@ class Queue:
         for stream in streams:
             stream.eager = self._random.random() < self._eagerness
 
-    def chance(self) -> bool:
-        """Would an eager GPU have done it by now?"""
-        return self._random.random() < self._eagerness
-
-    def check_unused(self, allocation: Allocation, what: str) -> None:
-        """Memory goes to other hands: everything queued on it must have run, and the host must know that."""
+    def check_unused(self, allocation: Allocation) -> None:
+        """Memory is freed: everything queued on it must have run, and the host must know that."""
         for operation in self._pending:
             if any(use.allocation is allocation for use in operation.uses):
                 raise MockError(
-                    f"{allocation.kind} of {allocation.size_bytes} bytes {what} while {operation.name!r}, queued on stream"
+                    f"{allocation.kind} of {allocation.size_bytes} bytes was freed while {operation.name!r}, queued on stream"
                     f" {operation.stream:#x}, still uses it"
                 )
         for access in allocation.accesses if self._races else ():
             operation = access.operation
             if self._host.get(operation.stream, 0) < operation.number:
                 raise MockError(
-                    f"{allocation.kind} of {allocation.size_bytes} bytes {what}, but nobody waited for {operation.name!r}, which"
-                    f" was queued on it on stream {operation.stream:#x}"
+                    f"{allocation.kind} of {allocation.size_bytes} bytes was freed, but nobody waited for {operation.name!r},"
+                    f" which was queued on it on stream {operation.stream:#x}"
                 )
-        allocation.accesses.clear()
 
     def look(self, address: int, memory: NDArray[np.uint8]) -> None:
         """A kernel that is running gets a view."""
@@ -233,7 +197,7 @@ class Queue:
         operation.done = True
         operation.after = []
         for use in operation.uses:
-            if use.stale:
+            if use.allocation.freed:
                 raise MockError(f"{operation.name!r} ran on memory that was freed after it was queued")
         self.clock_ms += 1
         self.ran.append(operation.name)
@@ -280,6 +244,4 @@ class Queue:
 
 def _ordered(old: Operation, new: Operation) -> bool:
     """Is the one sure to have run before the other begins?"""
-    if old.inside is not None and new.inside is not None and old.inside[0] is new.inside[0]:
-        return bool(old.inside[1] & new.inside[2])
     return new.clock.get(old.stream, 0) >= old.number

@@ -7,25 +7,21 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import FlashsrError
 from . import driver
+from .events import Event
 from .graphs import Graph
-from .memory import Buffer, DeviceMemory, HostBuffer, MemoryUse, PinnedMemory, Pool
+from .handles import Handles
+from .memory import Buffer, HostBuffer
 from .modules import Module
-from .stream import Event, Stream
+from .stream import Stream
 
-__all__ = ["Buffer", "Device", "Event", "Graph", "HostBuffer", "MemoryUse", "Module", "Stream"]
+__all__ = ["Buffer", "Device", "Event", "Graph", "HostBuffer", "Module", "Stream"]
 
 _log = logging.getLogger(__name__)
-
-IDLE_BYTES = 1 << 30
-"""Freed device memory kept for the next buffers; an allocation of the driver may wait for the whole device."""
-IDLE_PINNED_BYTES = 256 << 20
-"""The same for page-locked memory, which the rest of the system can't use meanwhile."""
-
-type _Thing = Graph | Module | Stream | Event
-# In the order in which they are closed: what is used by others comes after them.
-_ORDER: tuple[type[_Thing], ...] = (Graph, Module, Stream, Event)
 
 
 class Device:
@@ -49,11 +45,9 @@ class Device:
         self.ordinal = ordinal
         self._device = int(driver.check(api.cuDeviceGet(ordinal), f"open GPU {ordinal}"))
         self._lock = threading.Lock()
-        self._things: dict[type[_Thing], dict[int, _Thing]] = {kind: {} for kind in _ORDER}
+        self._handles = Handles()
         self._describe(api)
         self._context: int | None = int(driver.check(api.cuDevicePrimaryCtxRetain(self._device), f"use GPU {ordinal}"))
-        self._pool = Pool(DeviceMemory(f"the GPU {self.name}"), self.event, idle_bytes=IDLE_BYTES)
-        self._pinned = Pool(PinnedMemory(), self.event, idle_bytes=IDLE_PINNED_BYTES)
 
     def _describe(self, api: Any) -> None:
         """Fill in what never changes. Needs no context, so a failure leaves nothing behind."""
@@ -68,7 +62,6 @@ class Device:
             ask(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
             ask(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
         )
-        self.multiprocessors: int = ask(attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         self.shared_bytes: int = ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         """The most shared memory that one block can have."""
         self.total_bytes: int = int(driver.check(api.cuDeviceTotalMem(self._device), "say how much memory it has"))
@@ -99,65 +92,60 @@ class Device:
         driver.check(driver.api().cuCtxSetCurrent(self._context), "use the GPU in this thread")
 
     def free_bytes(self) -> int:
-        """Device memory that the driver could still give, to anybody; the pool's idle blocks aren't counted."""
+        """Device memory that the driver could still give, to anybody."""
         self.make_current()
         free, _ = driver.check(driver.api().cuMemGetInfo(), "say how much memory is free")
         return int(free)
 
+    # All that is made here lives until it, or the device, is closed.
+
     def stream(self) -> Stream:
-        """A queue for work. Lives until it, or the device, is closed, like all that is made here."""
-        return self._keep(lambda: Stream(self))
+        """A queue for work."""
+        self.make_current()
+        return Stream(self._handles)
 
     def event(self, *, timing: bool = False) -> Event:
         """A mark for streams. ``timing``: it can measure; the host then spins while it waits, rather than sleeps."""
-        return self._keep(lambda: Event(self, timing=timing))
+        self.make_current()
+        return Event(self._handles, timing=timing)
 
     def load(self, image: bytes) -> Module:
         """Load a cubin, or PTX."""
-        return self._keep(lambda: Module(self, image))
-
-    def graph(self, template: Any) -> Graph:
-        """An executable graph of a captured one (``Stream.capture`` calls this)."""
-        return self._keep(lambda: Graph(self, template))
+        self.make_current()
+        return Module(self._handles, image, self.shared_bytes)
 
     def alloc(self, size_bytes: int) -> Buffer:
-        """Device memory, at a multiple of 512 bytes, contents undefined.
+        """Device memory, at a multiple of 256 bytes, contents undefined.
 
         Raises:
             FlashsrError: there is no room; with what is needed, what is free, and what to do.
         """
         self.make_current()
-        return Buffer(self._pool, self._pool.take(size_bytes), 0, size_bytes)
+        return Buffer(self._handles, self.name, size_bytes)
 
     def pinned(self, size_bytes: int) -> HostBuffer:
         """Page-locked host memory, contents undefined. Raises ``FlashsrError`` where the system refuses."""
         self.make_current()
-        return HostBuffer(self._pinned, self._pinned.take(size_bytes), 0, size_bytes)
+        return HostBuffer(self._handles, size_bytes)
 
-    def trim(self) -> int:
-        """Give memory that is kept for the next buffers back to the driver; how many bytes of the device that was."""
-        self.make_current()
-        self._pinned.trim()
-        return self._pool.trim()
-
-    @property
-    def memory(self) -> MemoryUse:
-        """Device memory held by now, and at most."""
-        return self._pool.use
-
-    @property
-    def pinned_memory(self) -> MemoryUse:
-        """Page-locked memory held by now, and at most."""
-        return self._pinned.use
+    def constant(self, size_bytes: int, fill: Callable[[NDArray[np.uint8]], None]) -> Buffer:
+        """Device memory with the bytes that ``fill`` writes. Waits until they are there."""
+        buffer, host, stream = self.alloc(size_bytes), self.pinned(size_bytes), self.stream()
+        try:
+            fill(host.array)
+            stream.upload(buffer, host)
+        finally:
+            stream.close()
+            host.close()
+        return buffer
 
     def close(self) -> None:
-        """Wait for the streams, then free everything: graphs, modules, streams, events, memory, the context.
+        """Wait for the streams, then free everything, from the newest to the oldest, and let go of the context.
 
         Idempotent; fit for ``register_on_destroy``. Whatever fails, the rest is freed too; then the first failure is raised.
         """
         with self._lock:
             context, self._context = self._context, None
-            things = [list(self._things[kind].values()) for kind in _ORDER]
         if context is None:
             return
         api = driver.api()
@@ -171,13 +159,12 @@ class Device:
 
         before = api.cuCtxGetCurrent()
         attempt(lambda: driver.check(api.cuCtxSetCurrent(context), "use the GPU in this thread"))
-        for thing in things[_ORDER.index(Stream)]:
-            assert isinstance(thing, Stream)
-            attempt(thing.synchronize)
-        for group in things:
-            for thing in group:
-                attempt(thing.close)
-        errors += [*self._pool.close(), *self._pinned.close()]
+        things = self._handles.newest_first()
+        for thing in things:
+            if isinstance(thing, Stream):
+                attempt(thing.synchronize)
+        for thing in things:
+            attempt(thing.close)
         # The context may end with the release: a thread isn't left with a dead one.
         other = int(before[1]) if int(before[0]) == 0 and int(before[1]) != context else 0
         attempt(lambda: driver.check(api.cuCtxSetCurrent(other), "leave the GPU in this thread"))
@@ -188,16 +175,3 @@ class Device:
             _log.warning("while closing GPU %d: %s", self.ordinal, error)
         if errors:
             raise errors[0]
-
-    def forget(self, thing: _Thing) -> None:
-        """It was closed (what the device made calls this itself)."""
-        with self._lock:
-            self._things[type(thing)].pop(id(thing), None)
-
-    def _keep[T: (Graph, Module, Stream, Event)](self, make: Callable[[], T]) -> T:
-        """Make something that lives until it, or the device, is closed."""
-        self.make_current()
-        thing = make()
-        with self._lock:
-            self._things[type(thing)][id(thing)] = thing
-        return thing

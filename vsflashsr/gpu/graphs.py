@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import FlashsrError
 from . import driver
-
-if TYPE_CHECKING:
-    from .device import Device
-    from .stream import Stream
+from .handles import Handle, Handles
 
 
-class Graph:
-    """Made by ``Stream.capture``. Two launches of one graph never overlap: the second waits for the first."""
+class Graph(Handle):
+    """Made by ``Stream.capture``, run by ``Stream.replay``.
 
-    def __init__(self, device: Device, template: Any) -> None:
-        self._device = device
-        self._handle: int | None = int(
-            driver.check(driver.api().cuGraphInstantiate(template, 0), "prepare a captured graph")
-        )
+    A launch that is under way when it is closed runs to its end. It keeps addresses: memory that it uses has to live as
+    long as it is launched.
 
-    def launch(self, stream: Stream) -> None:
-        """Queue all of it on a stream, behind what is there."""
-        if self._handle is None:
-            raise FlashsrError("a graph was launched after it, or its device, was closed; capture it again")
-        driver.check(driver.api().cuGraphLaunch(self._handle, stream.handle), "launch a graph")
+    Args:
+        owner: closes it at the latest.
+        template: what was captured.
+    """
 
-    def close(self) -> None:
-        """Idempotent. A launch that is under way runs to its end."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._device.forget(self)
-            driver.check(driver.api().cuGraphExecDestroy(handle), "destroy a graph")
+    what = "a captured graph"
+
+    def __init__(self, owner: Handles, template: Any) -> None:
+        super().__init__(owner, int(driver.check(driver.api().cuGraphInstantiate(template, 0), "prepare a captured graph")))
+
+    def _destroy(self, value: int) -> None:
+        driver.check(driver.api().cuGraphExecDestroy(value), "destroy a graph")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import FlashsrError
 from . import driver
-
-if TYPE_CHECKING:
-    from .device import Device
+from .handles import Handle, Handles
 
 type Kind = Literal["p", "i32", "i64", "f32"]
 """Of an argument: 64-bit pointer, integers, float."""
@@ -26,35 +24,33 @@ DEFAULT_SHARED_BYTES = 48 << 10
 """Shared memory that every kernel may use; more has to be asked for (CUDA programming guide, compute capabilities)."""
 
 
-class Module:
-    """Compiled code on the device. Lives until ``close``, or until the device is closed."""
+class Module(Handle):
+    """Compiled code on the device. Graphs that launch its kernels have to be closed before it.
 
-    def __init__(self, device: Device, image: bytes) -> None:
-        self._device = device
-        self._handle: int | None = int(driver.check(driver.api().cuModuleLoadData(image), "load compiled kernels"))
+    Args:
+        owner: closes it at the latest.
+        image: a cubin, or PTX.
+        shared_bytes: shared memory that one block can have on this device.
+    """
+
+    what = "a module of kernels"
+
+    def __init__(self, owner: Handles, image: bytes, shared_bytes: int) -> None:
+        super().__init__(owner, int(driver.check(driver.api().cuModuleLoadData(image), "load compiled kernels")))
+        self._shared_bytes = shared_bytes
 
     def kernel(self, name: str) -> Kernel:
         """The kernel of that name. Raises ``FlashsrError`` where there is none."""
-        if self._handle is None:
-            raise FlashsrError(f"kernel {name!r} was looked up in a module that is closed; load it again")
         api = driver.api()
-        function = driver.check(api.cuModuleGetFunction(self._handle, name.encode()), f"find the kernel {name!r}")
+        function = driver.check(api.cuModuleGetFunction(self.handle, name.encode()), f"find the kernel {name!r}")
         static = driver.check(
             api.cuFuncGetAttribute(api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function),
             f"ask what the kernel {name!r} needs",
         )
-        return Kernel(self, name, int(function), static, self._device.shared_bytes)
+        return Kernel(self, name, int(function), static, self._shared_bytes)
 
-    @property
-    def closed(self) -> bool:
-        return self._handle is None
-
-    def close(self) -> None:
-        """Unload it. Idempotent. Graphs that launch its kernels have to be closed before."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._device.forget(self)
-            driver.check(driver.api().cuModuleUnload(handle), "unload kernels")
+    def _destroy(self, value: int) -> None:
+        driver.check(driver.api().cuModuleUnload(value), "unload kernels")
 
 
 class Kernel:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .device import Graph, Stream
+from .graphs import Graph
+from .stream import Stream
 
 
 class Replay:
@@ -26,7 +25,7 @@ class Replay:
     def __call__(self, stream: Stream) -> None:
         """Queue the work."""
         if self._graph is not None:
-            self._graph.launch(stream)
+            stream.replay(self._graph)
         elif not self._warm or not self._captured:
             self._enqueue(stream)
             self._warm = True
@@ -34,4 +33,4 @@ class Replay:
             with stream.capture() as capture:
                 self._enqueue(stream)
             self._graph = capture.graph
-            self._graph.launch(stream)
+            stream.replay(self._graph)

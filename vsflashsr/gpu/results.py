@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from ..geometry import Array
-
-if TYPE_CHECKING:
-    from .device import Buffer, Device, Event, HostBuffer, Stream
+from .device import Buffer, Device, Event, HostBuffer, Stream
 
 type Unpack = Callable[[NDArray[Any]], Sequence[Array]]
 """Frames, each in memory of its own, from the bytes that came from the device."""

@@ -1,89 +1,34 @@
-"""Streams and events: what is queued on the device, in which order, and how the host waits for it."""
+"""Streams: what is queued on the device, in which order, and how the host waits for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Self
 
 from ..errors import FlashsrError
 from . import driver
+from .events import Event
 from .graphs import Graph
-from .memory import Buffer, HostBuffer, Memory
+from .handles import Handle, Handles
+from .memory import Buffer, HostBuffer, Part
 from .modules import Kernel, packed
 
-if TYPE_CHECKING:
-    from .device import Device
 
-type CopyKind = Literal["h2d", "d2h", "d2d"]
-"""Host to device, device to host, device to device."""
-
-
-class Event:
-    """A mark on a stream, set by ``Stream.record``. Before the first record it counts as happened."""
-
-    def __init__(self, device: Device, *, timing: bool) -> None:
-        api = driver.api()
-        flags = api.CUevent_flags
-        self._device = device
-        # The host sleeps in a wait rather than spinning, which would take a core from the encoder. Timing events are
-        # for benchmarks, where the wait is the last thing to disturb.
-        flag = flags.CU_EVENT_DEFAULT if timing else flags.CU_EVENT_DISABLE_TIMING | flags.CU_EVENT_BLOCKING_SYNC
-        self._handle: int | None = int(driver.check(api.cuEventCreate(int(flag)), "create an event"))
-
-    @property
-    def handle(self) -> int:
-        if self._handle is None:
-            raise FlashsrError("an event was used after it, or its device, was closed; make another one")
-        return self._handle
-
-    @property
-    def done(self) -> bool:
-        """Has what was queued before the last record run?"""
-        api = driver.api()
-        result = api.cuEventQuery(self.handle)
-        if result[0] == api.CUresult.CUDA_ERROR_NOT_READY:
-            return False
-        driver.check(result, "run what was queued")
-        return True
-
-    def synchronize(self) -> None:
-        """Wait (on the host) until it has happened."""
-        driver.check(driver.api().cuEventSynchronize(self.handle), "run what was queued")
-
-    def elapsed_ms(self, since: Event) -> float:
-        """Milliseconds of device time from ``since``; both are timing events that have happened."""
-        return float(driver.check(driver.api().cuEventElapsedTime(since.handle, self.handle), "measure a time"))
-
-    def close(self) -> None:
-        """Idempotent."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._device.forget(self)
-            driver.check(driver.api().cuEventDestroy(handle), "destroy an event")
-
-
-class Stream:
+class Stream(Handle):
     """A queue of the device. Everything but ``synchronize`` returns at once; the order within a stream is kept.
 
     Streams are ordered among each other by events alone: not even the legacy default stream waits for them.
     """
 
-    def __init__(self, device: Device) -> None:
+    what = "a stream"
+
+    def __init__(self, owner: Handles) -> None:
         api = driver.api()
-        self._device = device
-        self._handle: int | None = int(
-            driver.check(api.cuStreamCreate(int(api.CUstream_flags.CU_STREAM_NON_BLOCKING)), "create a stream")
-        )
+        flag = int(api.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        super().__init__(owner, int(driver.check(api.cuStreamCreate(flag), "create a stream")))
 
-    @property
-    def handle(self) -> int:
-        """The CUstream, for TensorRT and torch."""
-        if self._handle is None:
-            raise FlashsrError("a stream was used after it, or its device, was closed; make another one")
-        return self._handle
-
-    def upload(self, dst: Buffer, src: HostBuffer, size: int | None = None) -> None:
+    def upload(self, dst: Buffer | Part, src: HostBuffer, size: int | None = None) -> None:
         """Copy ``size`` bytes to the device. The host must leave ``src`` alone until that has run.
 
         ``size`` None: both are of one size.
@@ -93,55 +38,21 @@ class Stream:
             "queue an upload",
         )
 
-    def download(self, dst: HostBuffer, src: Buffer, size: int | None = None) -> None:
+    def download(self, dst: HostBuffer, src: Buffer | Part, size: int | None = None) -> None:
         """Copy ``size`` bytes to the host; they are there once an event behind this has happened."""
         driver.check(
             driver.api().cuMemcpyDtoHAsync(dst.address, src.address, _size(dst, src, size), self.handle),
             "queue a download",
         )
 
-    def copy(self, dst: Buffer, src: Buffer, size: int | None = None) -> None:
+    def copy(self, dst: Buffer | Part, src: Buffer | Part, size: int | None = None) -> None:
         """Copy ``size`` bytes within the device; the two must not overlap."""
         driver.check(
             driver.api().cuMemcpyDtoDAsync(dst.address, src.address, _size(dst, src, size), self.handle),
             "queue a copy",
         )
 
-    def copy_2d(
-        self,
-        dst_address: int,
-        dst_pitch: int,
-        src_address: int,
-        src_pitch: int,
-        width_bytes: int,
-        rows: int,
-        kind: CopyKind,
-    ) -> None:
-        """Copy ``rows`` rows of ``width_bytes``; pitches are bytes from row to row.
-
-        CUDA's documentation reserves the right to refuse device-to-device copies with a pitch that it didn't choose.
-        """
-        if width_bytes < 1 or rows < 1 or width_bytes > min(dst_pitch, src_pitch):
-            raise FlashsrError(
-                f"a copy of {rows} rows of {width_bytes} bytes with pitches of {src_pitch} and {dst_pitch} is impossible; "
-                "use pitches of at least the width"
-            )
-        api = driver.api()
-        host, device = api.CUmemorytype.CU_MEMORYTYPE_HOST, api.CUmemorytype.CU_MEMORYTYPE_DEVICE
-        copy = api.CUDA_MEMCPY2D()
-        copy.WidthInBytes, copy.Height = width_bytes, rows
-        copy.srcPitch, copy.dstPitch = src_pitch, dst_pitch
-        if kind == "h2d":
-            copy.srcMemoryType, copy.srcHost = host, src_address
-        else:
-            copy.srcMemoryType, copy.srcDevice = device, src_address
-        if kind == "d2h":
-            copy.dstMemoryType, copy.dstHost = host, dst_address
-        else:
-            copy.dstMemoryType, copy.dstDevice = device, dst_address
-        driver.check(api.cuMemcpy2DAsync(copy, self.handle), "queue a copy of rows")
-
-    def zero(self, buffer: Buffer) -> None:
+    def zero(self, buffer: Buffer | Part) -> None:
         """Fill it with zero bytes."""
         driver.check(
             driver.api().cuMemsetD8Async(buffer.address, 0, buffer.size_bytes, self.handle), "queue clearing a buffer"
@@ -189,38 +100,28 @@ class Stream:
         """Wait (on the host) until everything queued by now has run."""
         driver.check(driver.api().cuStreamSynchronize(self.handle), "run what was queued")
 
-    @property
-    def capturing(self) -> bool:
-        """Is what is queued recorded into a graph, here or through a wait on a stream that is captured?"""
-        api = driver.api()
-        status = driver.check(api.cuStreamIsCapturing(self.handle), "say whether a stream is being captured")
-        return bool(status != api.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
-
     def capture(self) -> Capture:
         """``with stream.capture() as capture:`` queue work; it is recorded, not run. Then ``capture.graph``."""
-        return Capture(self._device, self)
+        return Capture(self._owner, self)
 
-    def close(self) -> None:
-        """Wait for what is queued, then destroy it: memory that is freed later must not be in use. Idempotent."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._device.forget(self)
-            api = driver.api()
-            try:
-                driver.check(api.cuStreamSynchronize(handle), "run what was queued")
-            finally:
-                driver.check(api.cuStreamDestroy(handle), "destroy a stream")
+    def replay(self, graph: Graph) -> None:
+        """Queue all of a graph. Two launches of one graph never overlap: the second waits for the first."""
+        driver.check(driver.api().cuGraphLaunch(graph.handle, self.handle), "launch a graph")
+
+    def _destroy(self, value: int) -> None:
+        # Memory that is freed later must not be in use.
+        api = driver.api()
+        try:
+            driver.check(api.cuStreamSynchronize(value), "run what was queued")
+        finally:
+            driver.check(api.cuStreamDestroy(value), "destroy a stream")
 
 
 class Capture:
-    """Work of one stream, and of those that it forks to and joins by events, recorded into a graph.
+    """Work of one stream, recorded into a graph. Inside, nothing may wait for the device."""
 
-    Inside, nothing may wait for the device, query an event of the capture, or wait for an event from outside it. The
-    graph keeps the addresses: memory that it uses has to live as long as it is launched.
-    """
-
-    def __init__(self, device: Device, stream: Stream) -> None:
-        self._device = device
+    def __init__(self, owner: Handles, stream: Stream) -> None:
+        self._owner = owner
         self._stream = stream
         self._graph: Graph | None = None
 
@@ -233,7 +134,7 @@ class Capture:
 
     def __enter__(self) -> Self:
         api = driver.api()
-        # Relaxed: the pool may allocate and query events of its own meanwhile, and other models other streams.
+        # Relaxed: other models may allocate meanwhile, in this thread or another.
         mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         driver.check(api.cuStreamBeginCapture(self._stream.handle, mode), "begin to capture a stream")
         return self
@@ -248,12 +149,12 @@ class Capture:
             return
         template = driver.check(result, "capture a stream")
         try:
-            self._graph = self._device.graph(template)
+            self._graph = Graph(self._owner, template)
         finally:
             driver.check(api.cuGraphDestroy(template), "destroy a captured graph")
 
 
-def _size(dst: Memory, src: Memory, size: int | None) -> int:
+def _size(dst: Buffer | Part | HostBuffer, src: Buffer | Part | HostBuffer, size: int | None) -> int:
     """How many bytes to copy, checked."""
     if size is None:
         if dst.size_bytes != src.size_bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import FlashsrError
@@ -171,19 +172,17 @@ class TensorRTBackend:
             offsets[entry.name] = end
             end += -(-entry.length_bytes // _ALIGNMENT) * _ALIGNMENT
         data = np.memmap(path, np.uint8, mode="r")
-        buffer, host = self.device.alloc(end), self.device.pinned(end)
-        for entry in graph.tensors:
-            part = data[entry.offset_bytes : entry.offset_bytes + entry.length_bytes]
-            if part.size != entry.length_bytes:
-                raise FlashsrError(
-                    f"the weights {str(path)!r} are shorter than bundle.json says, got {data.size} bytes; export again"
-                )
-            host.array[offsets[entry.name] : offsets[entry.name] + part.size] = part
-        stream = self.device.stream()
-        stream.upload(buffer, host, end)
-        stream.synchronize()
-        stream.close()
-        host.free()
+
+        def fill(raw: NDArray[np.uint8]) -> None:
+            for entry in graph.tensors:
+                part = data[entry.offset_bytes : entry.offset_bytes + entry.length_bytes]
+                if part.size != entry.length_bytes:
+                    raise FlashsrError(
+                        f"the weights {str(path)!r} are shorter than bundle.json says, got {data.size} bytes; export again"
+                    )
+                raw[offsets[entry.name] : offsets[entry.name] + part.size] = part
+
+        buffer = self.device.constant(end, fill)
         places = {name: buffer.address + offset for name, offset in offsets.items()}
         self._weights[path] = buffer, places
         return places

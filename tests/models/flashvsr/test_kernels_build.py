@@ -15,7 +15,7 @@ import pytest
 
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.kernels import library, manifest
-from vsflashsr.models.flashvsr.kernels.launches import cast
+from vsflashsr.models.flashvsr.kernels.launches import Launch
 from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.kernels.manifest import Image, Manifest, read_manifest, sources_digest, write_manifest
 from vsflashsr.models.flashvsr.kernels.table import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, kernels, tuning
@@ -74,19 +74,19 @@ def test_what_is_built_is_found_and_matches_the_launches(cache: None, tmp_path: 
     out.mkdir()
     (out / "somebody's.txt").touch()
     with pytest.raises(FlashsrError, match="name another"):
-        build(out, names=["cast.fp32.fp16"], capabilities=[86])
+        build(out, names=["softmax"], capabilities=[86])
     (out / manifest.MANIFEST).touch()
-    made = build(out, names=["cast.fp32.fp16"], capabilities=[86])
+    made = build(out, names=["softmax"], capabilities=[86])
     assert read_manifest(out) == made and made.sources == sources_digest()
     assert sorted(path.name for path in out.iterdir()) == [
-        "cast.fp32.fp16.ptx",
-        "cast.fp32.fp16.sm86.cubin",
         "manifest.json",
+        "softmax.ptx",
+        "softmax.sm86.cubin",
     ]
-    ptx = (out / "cast.fp32.fp16.ptx").read_text(encoding="utf-8")
+    ptx = (out / "softmax.ptx").read_text(encoding="utf-8")
     assert ".version 8.0\n.target sm_80\n" in ptx, "what drivers of CUDA 12.0 take"
-    image = made.image("cast.fp32.fp16", 86)
-    assert image is not None and ptx.count(".param .") == 3 + image.extra_pointers
+    image = made.image("softmax", 86)
+    assert image is not None and ptx.count(".param .") == 2 + image.extra_pointers
 
 
 @needs_triton
@@ -124,7 +124,7 @@ def write_images(folder: Path, *, capabilities: tuple[int, ...] = (86, 89, 90), 
 
 
 def ran(folder: Path, capability: tuple[int, int]) -> list[tuple[str, tuple[int, int, int], list[Any]]]:
-    """Launch a cast twice on a GPU of this capability: (entry, grid, arguments) of each run."""
+    """Launch a kernel twice on a GPU of this capability: (entry, grid, arguments) of each run."""
     seen: list[tuple[str, tuple[int, int, int], list[Any]]] = []
 
     def note(entry: str, grid: tuple[int, int, int], args: Sequence[Any], view: object) -> None:
@@ -135,11 +135,9 @@ def ran(folder: Path, capability: tuple[int, int]) -> list[tuple[str, tuple[int,
             mock.kernels[path.name] = functools.partial(note, path.name)
         stream, memory = device.stream(), device.alloc(1 << 16)
         found = KernelLibrary(device, folder)
-        launch = cast(memory.address, memory.address + 512, 5000, "fp32", "fp16")
-        found.prepare([launch])
+        launch = Launch("softmax", (2, 1, 1), (("p", memory.address), ("i32", 64)))
         found.run(stream, launch, launch)
         stream.synchronize()
-        memory.free()
     return seen
 
 
@@ -159,13 +157,13 @@ def test_the_image_that_fits_the_gpu_runs(tmp_path: Path, capability: tuple[int,
     """Ampere's and Ada's run on their newer relatives; Hopper's and Blackwell's (sm_90a, sm_120a) nowhere else."""
     write_images(tmp_path)
     runs = ran(tmp_path, capability)
-    assert [(entry, grid) for entry, grid, _ in runs] == [(f"cast.fp32.fp16@{target}", (2, 1, 1))] * 2
-    assert runs[0][2][2:] == [5000, 0, 0], "Triton's own pointers are null"
+    assert [(entry, grid) for entry, grid, _ in runs] == [(f"softmax@{target}", (2, 1, 1))] * 2
+    assert runs[0][2][1:] == [64, 0, 0], "Triton's own pointers are null"
 
 
 def test_of_several_that_fit_the_newest_runs(tmp_path: Path) -> None:
     write_images(tmp_path, capabilities=(80, 86, 90))
-    assert ran(tmp_path, (8, 9))[0][0] == "cast.fp32.fp16@sm86"
+    assert ran(tmp_path, (8, 9))[0][0] == "softmax@sm86"
 
 
 def refused(folder: Path, capability: tuple[int, int]) -> str:
@@ -189,9 +187,9 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_damage_is_said(tmp_path: Path) -> None:
     write_images(tmp_path)
-    (tmp_path / "cast.fp32.fp16@sm89").write_bytes(mock_cuda.image("cast.fp32.fp16@sm89", "more"))
+    (tmp_path / "softmax@sm89").write_bytes(mock_cuda.image("softmax@sm89", "more"))
     assert "sha256" in refused(tmp_path, (8, 9))
-    (tmp_path / "cast.fp32.fp16@sm89").unlink()
+    (tmp_path / "softmax@sm89").unlink()
     assert "reinstall" in refused(tmp_path, (8, 9))
     path = tmp_path / manifest.MANIFEST
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -208,10 +206,9 @@ def test_triton_compiles_where_nothing_fits(cache: None, tmp_path: Path) -> None
     """A source checkout: no folder of compiled kernels. The mock knows a cubin by its symbols."""
     seen: list[str] = []
     with mock_cuda.mock_device() as (device, mock):
-        mock.kernels["cast"] = lambda grid, args, view: seen.append("cast")
+        mock.kernels["softmax"] = lambda grid, args, view: seen.append("softmax")
         stream, memory = device.stream(), device.alloc(1 << 16)
-        launch = cast(memory.address, memory.address + 512, 5000, "fp32", "fp16")
+        launch = Launch("softmax", (2, 1, 1), (("p", memory.address), ("i32", 64)))
         KernelLibrary(device, tmp_path).run(stream, launch)
         stream.synchronize()
-        memory.free()
-    assert seen == ["cast"]
+    assert seen == ["softmax"]

@@ -16,7 +16,7 @@ from vsflashsr.models.flashvsr.kernels.tables import ResizeTable, resize_table
 from vsflashsr.models.flashvsr.windows import Grid, window_order
 from vsflashsr.resample import coefficients, resize
 
-from ...support.triton_host import bf16_bits, bf16_values, interpreted, placed, run_launch, run_launches, unset
+from ...support.triton_host import interpreted, placed, run_launch, run_launches, unset
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
@@ -62,20 +62,6 @@ def test_latents_come_out_one_after_the_other_for_the_decoder() -> None:
     )
     run_launch(launch)
     np.testing.assert_array_equal(out, from_patches(patches, grid).transpose(1, 0, 2, 3))
-
-
-@interpreted
-def test_casts_round_to_nearest() -> None:
-    values = placed(drawn((5000,)) * 100)
-    halves, brains, back = unset(values.shape, np.float16), unset(values.shape, np.uint16), unset(values.shape)
-    run_launch(launches.cast(values.ctypes.data, halves.ctypes.data, 5000, "fp32", "fp16"))
-    np.testing.assert_array_equal(halves, values.astype(np.float16))
-    run_launch(launches.cast(halves.ctypes.data, back.ctypes.data, 5000, "fp16", "fp32"))
-    np.testing.assert_array_equal(back, halves.astype(np.float32))
-    run_launch(launches.cast(values.ctypes.data, brains.ctypes.data, 5000, "fp32", "bf16"))
-    np.testing.assert_array_equal(brains, bf16_bits(values))
-    run_launch(launches.cast(brains.ctypes.data, back.ctypes.data, 5000, "bf16", "fp32"))
-    np.testing.assert_array_equal(back, bf16_values(brains))
 
 
 @pytest.mark.parametrize(("size", "target"), [(7, 28), (33, 66), (5, 15), (1, 4), (40, 40), (31, 13)])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +13,12 @@ from ...bundle import StateSpec
 from ...errors import FlashsrError
 from ...geometry import Array, pad, padded
 from ...gpu.budget import MemoryPlan
-from ...gpu.inputs import InputSlot
-from ...gpu.replay import Replay
-from ...gpu.results import PendingFrame, ResultSlot
-from ...gpu.staging import StagingRing
+from ...gpu.device import Device, Stream
+from ...gpu.pipeline import Pipeline, RunState, Stage
+from ...gpu.results import PendingFrame
 from ...model import ModelSpec
 from ...runtimes.graph import DeviceGraph, PreparedGraph, Shape
 from .host import NEXT, STATE
-
-if TYPE_CHECKING:
-    from ...gpu.device import Buffer, Device, Stream
 
 IN_FLIGHT = 3
 """Steps submitted ahead: one being uploaded, one running, one being fetched."""
@@ -64,27 +58,6 @@ class _Call:
         return int(np.prod(self.makes)) * self.makes_dtype.itemsize
 
 
-class DeviceState:
-    """One run's state, in two sets of tensors of which each step reads one and writes the other.
-
-    Its memory goes back to the model when nobody holds it any more.
-    """
-
-    def __init__(self, memory: _StateMemory) -> None:
-        self.memory = memory
-        self.side = 0
-
-
-class _StateMemory:
-    def __init__(self, device: Device, sizes: Mapping[str, int]) -> None:
-        self.sides: tuple[dict[str, Buffer], dict[str, Buffer]] = (
-            {name: device.alloc(size) for name, size in sizes.items()},
-            {name: device.alloc(size) for name, size in sizes.items()},
-        )
-        self.replays: dict[tuple[bool, int, int], Replay] = {}
-        """Captured work, by (first step?, side, ring slot): the addresses are baked into it."""
-
-
 class DeviceRecurrentModel:
     """A recurrent model, or a single-frame one (no states), on a device, for frames of one size.
 
@@ -112,7 +85,7 @@ class DeviceRecurrentModel:
         captured: bool = True,
         remedy: str = "use tile=, such as tile=512",
     ) -> None:
-        self._device, self._graphs, self._size, self._captured = device, graphs, size, captured
+        self._device, self._graphs, self._size = device, graphs, size
         self.spec = replace(spec, in_flight=IN_FLIGHT)
         device.make_current()
         rows, columns = (padded(side, graphs.size_multiple) for side in size)
@@ -145,51 +118,42 @@ class DeviceRecurrentModel:
         )
         # The weights are there already.
         self.memory.require(device.free_bytes(), remedy, taken_bytes=self.memory.items["weights"])
-        self._uploader, self._stream, self._copier = (device.stream() for _ in range(3))
         self._scratch = device.alloc(max(1, scratch_bytes))
-        self._staging = StagingRing(device, in_bytes, IN_FLIGHT + 1)
-        self._inputs = [InputSlot(device, in_bytes) for _ in range(IN_FLIGHT + 1)]
-        self._results = [ResultSlot(device, out_bytes) for _ in range(IN_FLIGHT + 1)]
-        self._made = [device.event() for _ in range(IN_FLIGHT + 1)]
-        self._free: deque[_StateMemory] = deque()
-        self._steps = 0
+        # Two sets of each state, of which a step reads one and writes the other.
+        self._pipeline = Pipeline(
+            device,
+            in_flight=IN_FLIGHT,
+            in_bytes=in_bytes,
+            out_bytes=out_bytes,
+            run_bytes={f"{name}.{side}": size for name, size in self._state_sizes.items() for side in (0, 1)},
+            runs=runs if self._state_sizes else 0,
+            stages=1,
+            captured=captured,
+        )
 
     def step(
-        self, frames: Sequence[Array], numbers: Sequence[int], state: DeviceState | None
-    ) -> tuple[list[PendingFrame], DeviceState]:
+        self, frames: Sequence[Array], numbers: Sequence[int], state: RunState | None
+    ) -> tuple[list[PendingFrame], RunState]:
         """See ``Model.step``: queued, not waited for."""
         self._device.make_current()
-        slot = self._steps % (IN_FLIGHT + 1)
-        self._steps += 1
         first = state is None
         call = self._first if first else self._step
         if state is None:
-            state = self._cold_state()
-        given = self._inputs[slot]
-        given.send(self._staging, self._uploader, call.in_bytes, lambda raw: self._fill(raw, call, frames))
-        result = self._results[slot]
-        result.clear(self._stream)
-        self._stream.wait(given.copied)
-        self._run(state, call, first, slot)
-        self._stream.record(given.read)
-        self._stream.record(self._made[slot])
-        state.side = 1 - state.side
-        done = result.send(self._made[slot], self._copier, call.out_bytes, lambda raw: self._unpacked(raw, call))
+            state = self._pipeline.cold()
+        done = self._pipeline.submit(
+            state,
+            [self._stage(state, call, first=first)],
+            fill=lambda raw: self._fill(raw, call, frames),
+            in_bytes=call.in_bytes,
+            out_bytes=call.out_bytes,
+            unpack=lambda raw: self._unpacked(raw, call),
+        )
         height, width = (side * self.spec.scale for side in self._size)
         return done.frames(call.makes[0], call.makes[1] * height * width * 4), state
 
-    def state_bytes(self, state: DeviceState) -> int:
+    def state_bytes(self, state: RunState) -> int:
         """Both sets."""
         return 2 * sum(self._state_sizes.values())
-
-    def _cold_state(self) -> DeviceState:
-        memory = self._free.popleft() if self._free else _StateMemory(self._device, self._state_sizes)
-        state = DeviceState(memory)
-        weakref.finalize(state, self._free.append, memory)
-        if self._graphs.first is None:
-            for buffer in memory.sides[0].values():
-                self._stream.zero(buffer)
-        return state
 
     def _fill(self, raw: NDArray[np.uint8], call: _Call, frames: Sequence[Array]) -> None:
         """The frames as the graph reads them, into page-locked memory."""
@@ -200,26 +164,25 @@ class DeviceRecurrentModel:
                 whole = whole * np.float32(high - low) + np.float32(low)
             np.copyto(place, whole, casting="same_kind")
 
-    def _run(self, state: DeviceState, call: _Call, first: bool, slot: int) -> None:
-        # Where the first step runs the same graph on zeros, it is the same work.
-        key = (first and self._first is not self._step, state.side, slot)
-        replays = state.memory.replays
-        if key not in replays:
-            addresses = {
-                self._graphs.frames: self._inputs[slot].buffer.address,
-                self._graphs.out: self._results[slot].buffer.address,
-            }
-            before, after = state.memory.sides[state.side], state.memory.sides[1 - state.side]
-            addresses |= {NEXT + name: buffer.address for name, buffer in after.items()}
-            if not (first and self._graphs.first is not None):
-                addresses |= {STATE + name: buffer.address for name, buffer in before.items()}
-            scratch = self._scratch.address
+    def _stage(self, state: RunState, call: _Call, *, first: bool) -> Stage:
+        slot, side, buffers = self._pipeline.slot, state.steps % 2, state.memory.buffers
+        reads = {name: buffers[f"{name}.{side}"] for name in self._state_sizes}
+        addresses = {
+            self._graphs.frames: self._pipeline.given(slot).address,
+            self._graphs.out: self._pipeline.makes(slot).address,
+            **{NEXT + name: buffers[f"{name}.{1 - side}"].address for name in self._state_sizes},
+        }
+        cold = first and self._graphs.first is not None
+        if not cold:
+            addresses |= {STATE + name: buffer.address for name, buffer in reads.items()}
 
-            def enqueue(stream: Stream) -> None:
-                call.graph.enqueue(stream, addresses, scratch)
+        def enqueue(stream: Stream) -> None:
+            if first and not cold:
+                for buffer in reads.values():
+                    stream.zero(buffer)
+            call.graph.enqueue(stream, addresses, self._scratch.address)
 
-            replays[key] = Replay(enqueue, captured=self._captured)
-        replays[key](self._stream)
+        return Stage((first, side), enqueue)
 
     def _unpacked(self, raw: NDArray[Any], call: _Call) -> list[Array]:
         height, width = (side * self.spec.scale for side in self._size)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ....geometry import Array, padded
+from ....gpu.pipeline import RunState
 from ....gpu.results import PendingFrame
 from ....model import ModelSpec
 from ..noise import step_noise
@@ -13,7 +14,7 @@ from ..options import Options
 from ..section import Section
 from ..windows import BLOCK_PX, Grid, pair_budget, topk_ratio
 from .memory import IN_FLIGHT, StepShape
-from .step import DeviceStep, RunState, StepInputs
+from .step import DeviceStep, StepInputs
 
 
 def step_shape(section: Section, options: Options, *, dtype: str, low: tuple[int, int], scale: int) -> StepShape:

@@ -7,9 +7,7 @@ DiT run on one, the decoder and the colour fix on the other, so that a step is d
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....geometry import Array
-from ....gpu.inputs import InputSlot
-from ....gpu.replay import Replay
-from ....gpu.results import ResultSlot, StepResult
-from ....gpu.staging import StagingRing
+from ....gpu.device import Device, Stream
+from ....gpu.pipeline import Pipeline, RunMemory, RunState, Stage
+from ....gpu.results import StepResult
 from ....resample import on_grid
 from ....runtimes.graph import PreparedGraph
 from ..kernels import launches
@@ -33,7 +30,6 @@ from .graphs import PreparedPiece, StepGraphs, decoder_shapes, projector_shapes,
 from .memory import FRAMES_PER_LATENT, IN_FLIGHT, LATENT_CHANNELS, PATCH_VALUES, StepShape
 
 if TYPE_CHECKING:
-    from ....gpu.device import Buffer, Device, Stream
     from ..kernels.library import KernelLibrary
 
 
@@ -45,22 +41,6 @@ class StepInputs:
     """25 or 8 of (3, h, w), 0..1."""
     noise: NDArray[np.float32]
     """(16, 6 or 2, H/8, W/8)."""
-
-
-class _RunMemory:
-    """Buffers of one run's state, and the work captured on them."""
-
-    def __init__(self, device: Device, sizes: Mapping[str, int]) -> None:
-        self.buffers: dict[str, Buffer] = {name: device.alloc(size) for name, size in sizes.items()}
-        self.replays: dict[Hashable, Replay] = {}
-
-
-class RunState:
-    """How far a run has come. Its memory goes back to the step when nobody holds it any more."""
-
-    def __init__(self, run: _RunMemory) -> None:
-        self.run = run
-        self.steps = 0
 
 
 def _laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
@@ -115,7 +95,7 @@ class DeviceStep:
         remedy: str = "use tile=",
     ) -> None:
         self.device, self.shape = device, shape
-        self._library, self._section, self._color_fix, self._captured = library, section, color_fix, captured
+        self._library, self._section, self._color_fix = library, section, color_fix
         device.make_current()
         self._phases = {
             slices: _Phase(
@@ -149,19 +129,21 @@ class DeviceStep:
         )
         # The weights are there already.
         self.memory.require(device.free_bytes(), remedy, taken_bytes=graphs.weights_bytes)
-        self._uploader, self._dit, self._decode, self._copier = (device.stream() for _ in range(4))
         self._work = {name: device.alloc(size) for name, size in memory.work_bytes(shape).items()}
         self._dit_scratch = device.alloc(max(1, dit_scratch))
         self._decoder_scratch = device.alloc(max(1, decoder_scratch))
-        self._offsets, input_bytes = _laid_out(memory.input_bytes(shape))
-        self._staging = StagingRing(device, input_bytes, IN_FLIGHT + 1)
-        self._inputs = [InputSlot(device, input_bytes) for _ in range(IN_FLIGHT + 1)]
-        self._results = [ResultSlot(device, memory.FIRST_EMITS * shape.out_frame_bytes) for _ in range(IN_FLIGHT + 1)]
-        self._latents_ready = [device.event() for _ in range(IN_FLIGHT + 1)]
-        self._decoded = [device.event() for _ in range(IN_FLIGHT + 1)]
+        self._offsets, self._input_bytes = _laid_out(memory.input_bytes(shape))
         self._resize, self._row_tables, self._col_tables = self._resize_tables(padding)
-        self._free: deque[_RunMemory] = deque(_RunMemory(device, memory.cache_bytes(shape)) for _ in range(runs))
-        self._submitted = 0
+        self._pipeline = Pipeline(
+            device,
+            in_flight=IN_FLIGHT,
+            in_bytes=self._input_bytes,
+            out_bytes=memory.FIRST_EMITS * shape.out_frame_bytes,
+            run_bytes=memory.cache_bytes(shape),
+            runs=runs,
+            stages=2,
+            captured=captured,
+        )
 
     def submit(self, inputs: StepInputs, state: RunState | None) -> tuple[StepResult, RunState]:
         """Queue a step: `state` is None at the beginning of a run, else what the step before returned.
@@ -169,29 +151,26 @@ class DeviceStep:
         Returns its frames, (21 or 8, 3, height, width) in 0..1 once they are fetched, and the state.
         """
         self.device.make_current()
-        slot = self._submitted % (IN_FLIGHT + 1)
         if state is None:
-            state = self._cold_state()
+            state = self._pipeline.cold()
+        slot, run = self._pipeline.slot, state.memory
         place = ring_step(state.steps, self.shape.kv_ratio)
         first = state.steps == 0
-        self._upload(self._inputs[slot], inputs, place)
-        result = self._results[slot]
-        result.clear(self._decode)
-        self._dit.wait(self._inputs[slot].copied)
-        run = state.run
-        dit = ("dit", place.slots, place.seen, slot)
-        self._replayed(run, dit, lambda s: self._queue_dit(s, run, place, first, slot))(self._dit)
-        self._dit.record(self._latents_ready[slot])
-        self._decode.wait(self._latents_ready[slot])
-        self._replayed(run, ("decode", first, slot), lambda s: self._queue_decode(s, run, first, slot))(self._decode)
-        # Behind this, nobody reads the slot's latents either.
-        self._decode.record(self._inputs[slot].read)
-        self._decode.record(self._decoded[slot])
-        self._submitted += 1
-        state.steps += 1
         emits = memory.FIRST_EMITS if first else len(inputs.frames)
-        size = emits * self.shape.out_frame_bytes
-        return result.send(self._decoded[slot], self._copier, size, self._unpacked), state
+        # Temporal positions are data: no captured stage depends on them.
+        stages = [
+            Stage((place.slots, place.seen), lambda stream: self._queue_dit(stream, run, place, first, slot)),
+            Stage(first, lambda stream: self._queue_decode(stream, run, first, slot)),
+        ]
+        result = self._pipeline.submit(
+            state,
+            stages,
+            fill=lambda raw: self._fill(raw, inputs, place),
+            in_bytes=self._input_bytes,
+            out_bytes=emits * self.shape.out_frame_bytes,
+            unpack=self._unpacked,
+        )
+        return result, state
 
     def state_bytes(self) -> int:
         """Device memory of one run."""
@@ -201,19 +180,9 @@ class DeviceStep:
         made = raw.view(np.float32).reshape(-1, 3, *self.shape.out).copy()
         return list(made)
 
-    def _cold_state(self) -> RunState:
-        run = self._free.popleft() if self._free else _RunMemory(self.device, memory.cache_bytes(self.shape))
-        state = RunState(run)
-        weakref.finalize(state, self._free.append, run)
-        return state
-
-    def _replayed(self, run: _RunMemory, key: Hashable, enqueue: Callable[[Stream], None]) -> Replay:
-        """The work of a phase; addresses are the same whenever the key is. Temporal positions are data, not part of it."""
-        return run.replays.setdefault(key, Replay(enqueue, captured=self._captured))
-
     # --- input ---
 
-    def _upload(self, slot: InputSlot, inputs: StepInputs, place: RingStep) -> None:
+    def _fill(self, raw: NDArray[np.uint8], inputs: StepInputs, place: RingStep) -> None:
         cosine, sine = rotary_tables(self.shape.grid, self.shape.head_dim, len(place.slots), place.latent)
         parts = {
             "frames": np.stack(inputs.frames),
@@ -222,13 +191,9 @@ class DeviceStep:
             "cosine": cosine,
             "sine": sine,
         }
-
-        def fill(raw: NDArray[np.uint8]) -> None:
-            for name, values in parts.items():
-                first = self._offsets[name]
-                np.copyto(raw[first : first + values.nbytes].view(values.dtype).reshape(values.shape), values)
-
-        slot.send(self._staging, self._uploader, slot.buffer.size_bytes, fill)
+        for name, values in parts.items():
+            first = self._offsets[name]
+            np.copyto(raw[first : first + values.nbytes].view(values.dtype).reshape(values.shape), values)
 
     def _resize_tables(self, padding: str) -> tuple[launches.Resize, launches.AxisTables, launches.AxisTables]:
         shape = self.shape
@@ -250,18 +215,15 @@ class DeviceStep:
 
     def _constant(self, values: NDArray[Any]) -> int:
         """The address of a table on the device, for good."""
-        host = self.device.pinned(values.nbytes)
-        np.copyto(host.array[: values.nbytes].view(values.dtype).reshape(values.shape), values)
-        buffer = self.device.alloc(values.nbytes)
-        self._work[f"table {len(self._work)}"] = buffer
-        self._uploader.upload(buffer, host)
-        self._uploader.synchronize()
-        host.free()
-        return buffer.address
+
+        def fill(raw: NDArray[np.uint8]) -> None:
+            np.copyto(raw.view(values.dtype).reshape(values.shape), values)
+
+        return self.device.constant(values.nbytes, fill).address
 
     # --- projector and DiT ---
 
-    def _queue_dit(self, stream: Stream, run: _RunMemory, place: RingStep, first: bool, slot: int) -> None:
+    def _queue_dit(self, stream: Stream, run: RunMemory, place: RingStep, first: bool, slot: int) -> None:
         self._queue_projector(stream, run, first, slot)
         shape, work = self.shape, self._work
         slices = len(place.slots)
@@ -318,7 +280,7 @@ class DeviceStep:
             ],
         )
 
-    def _queue_projector(self, stream: Stream, run: _RunMemory, first: bool, slot: int) -> None:
+    def _queue_projector(self, stream: Stream, run: RunMemory, first: bool, slot: int) -> None:
         """The step's frames, four at a time, become its tokens."""
         shape, work = self.shape, self._work
         causal = self._section.version != "v1"
@@ -340,7 +302,7 @@ class DeviceStep:
         for latent in range(latents):
             n = start + FRAMES_PER_LATENT * latent
             if causal and latent:
-                stream.copy(work["clip"].view(0, 2 * frame_bytes), work["clip"].view(4 * frame_bytes, 2 * frame_bytes))
+                stream.copy(work["clip"].part(0, 2 * frame_bytes), work["clip"].part(4 * frame_bytes, 2 * frame_bytes))
             self._upscale(stream, frames + n * low_bytes, exact + 4 * n, 4, clip + 2 * frame_bytes, "clip rows")
             self._project(stream, run, side)
             side = 1 - side
@@ -351,7 +313,7 @@ class DeviceStep:
             last = start + FRAMES_PER_LATENT * latents - 2
             self._keep(stream, run, "context", slot, last, 2)
 
-    def _project(self, stream: Stream, run: _RunMemory, side: int) -> None:
+    def _project(self, stream: Stream, run: RunMemory, side: int) -> None:
         clip = self._work["clip"].address
         addresses = {"clip": clip + 2 * self.shape.padded_frame_bytes, "tokens": self._work["lq rows"].address}
         if self._section.version != "v1":
@@ -364,7 +326,7 @@ class DeviceStep:
 
     # --- decoder and colours ---
 
-    def _queue_decode(self, stream: Stream, run: _RunMemory, first: bool, slot: int) -> None:
+    def _queue_decode(self, stream: Stream, run: RunMemory, first: bool, slot: int) -> None:
         shape, work = self.shape, self._work
         low_bytes = shape.low_frame_bytes
         frames, exact = self._given(slot, "frames"), self._given(slot, "exact")
@@ -392,7 +354,7 @@ class DeviceStep:
         last = (25 if first else 8) - FRAMES_PER_LATENT
         self._keep(stream, run, "unread", slot, last, FRAMES_PER_LATENT)
 
-    def _decode_latent(self, stream: Stream, run: _RunMemory, latent: int, slot: int, *, first: bool) -> int:
+    def _decode_latent(self, stream: Stream, run: RunMemory, latent: int, slot: int, *, first: bool) -> int:
         """Decodes one latent; its newest frames, as many as are returned, are the last ones of the four."""
         # An even number of latents in every step: each ends with the memories on the side where it began.
         side = latent % 2
@@ -420,7 +382,7 @@ class DeviceStep:
         planes = launches.Planes(3 * count, *shape.out, shape.grid.height_px, shape.grid.width_px)
         skipped = (FRAMES_PER_LATENT - count) * shape.padded_frame_bytes
         made, before = work["made"].address + skipped, work["condition"].address + skipped
-        out = self._results[slot].buffer.address + done * shape.out_frame_bytes
+        out = self._pipeline.makes(slot).address + done * shape.out_frame_bytes
         match self._color_fix:
             case "adain":
                 own, wanted = work["moments"].address, work["moments"].address + launches.moments_bytes(planes)
@@ -437,7 +399,7 @@ class DeviceStep:
 
     def _given(self, slot: int, name: str) -> int:
         """The address of a part of a step's inputs."""
-        return self._inputs[slot].buffer.address + self._offsets[name]
+        return self._pipeline.given(slot).address + self._offsets[name]
 
     def _upscale(self, stream: Stream, source: int, exact: int, frames: int, out: int, rows: str) -> None:
         scratch = self._work[rows].address
@@ -446,11 +408,11 @@ class DeviceStep:
             launches.resize(self._resize, frames, source, exact, self._row_tables, self._col_tables, out, scratch),
         )
 
-    def _keep(self, stream: Stream, run: _RunMemory, name: str, slot: int, first: int, count: int) -> None:
+    def _keep(self, stream: Stream, run: RunMemory, name: str, slot: int, first: int, count: int) -> None:
         """Copies low-resolution frames that the next step needs into the run's state."""
-        given, low_bytes = self._inputs[slot].buffer, self.shape.low_frame_bytes
+        given, low_bytes = self._pipeline.given(slot), self.shape.low_frame_bytes
         for kind, size in (("frames", low_bytes), ("exact", 4)):
-            source = given.view(self._offsets[kind] + first * size, count * size)
+            source = given.part(self._offsets[kind] + first * size, count * size)
             stream.copy(run.buffers[f"{name} {kind}"], source, count * size)
 
     def _run(self, stream: Stream, work: Iterable[launches.Launch]) -> None:

@@ -1,7 +1,7 @@
 """What to launch for each part of a FlashVSR step: kernel, grid, arguments, from device addresses and sizes. Pure arithmetic.
 
 All launches of one function run in their order on one stream. Addresses of the attention, of tokens and of patches are
-multiples of 16 bytes (device buffers are of 512); those of frames may be any of a float32.
+multiples of 16 bytes (device buffers are of 256); those of frames may be any of a float32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from types import MappingProxyType
 
 from ..windows import SLICE_LATENTS, WINDOW_TOKENS, Grid
 from .table import (
-    CAST_VALUES,
     DTYPES,
     GATHER_TOKENS,
     GATHER_WORDS,
@@ -354,11 +353,6 @@ def _patches(
         plane if frame_stride is None else frame_stride,
         plane * SLICE_LATENTS * slices if channel_stride is None else channel_stride,
     )
-
-
-def cast(source: int, out: int, count: int, source_dtype: str, dtype: str) -> Launch:
-    """`count` values from one type to another: float32 to fp16 or bf16, or back."""
-    return _launch(f"cast.{source_dtype}.{dtype}", (_ceil(count, CAST_VALUES), 1, 1), source, out, count)
 
 
 # --- frames ---

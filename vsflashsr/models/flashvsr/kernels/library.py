@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,11 +61,6 @@ class KernelLibrary:
                 "use one of 8.0 or newer, or backend='onnxruntime'"
             )
         self._manifest = self._usable(read_manifest(self._folder))
-
-    def prepare(self, launches: Iterable[Launch]) -> None:
-        """Load what they need. To be called before a capture, in which nothing can be loaded."""
-        for launch in launches:
-            self._find(launch.kernel)
 
     def run(self, stream: Stream, *launches: Launch) -> None:
         """Queue them, in this order."""

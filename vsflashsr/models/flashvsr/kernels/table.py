@@ -25,7 +25,6 @@ SCORE_QUERIES, SCORE_KEYS = 32, 64
 ORDER_ROWS = 64
 GATHER_TOKENS, GATHER_WORDS = 16, 256
 PATCH_TOKENS = 64
-CAST_VALUES = 4096
 RESIZE_ROWS, RESIZE_COLS = 16, 128
 MOMENT_PIXELS = 8192
 PIXELS = 4096
@@ -158,14 +157,6 @@ def _kernels() -> Iterator[Kernel]:
             function,
             _arguments(f"{order}, rows, cols, frame_stride i32/16, channel_stride i32/16"),
             {"BLOCK": PATCH_TOKENS},
-        )
-    for source, out in (("fp32", "fp16"), ("fp32", "bf16"), ("fp16", "fp32"), ("bf16", "fp32")):
-        yield Kernel(
-            f"cast.{source}.{out}",
-            "layout",
-            "cast",
-            _arguments(f"source *{source}, out *{out}, count i64"),
-            {"BLOCK": CAST_VALUES},
         )
     tables = "exact *i32, starts *i32, weights *fp32, whole_weights *i32, out *fp32"
     tile: dict[str, int | float | str] = {"BLOCK_Y": RESIZE_ROWS, "BLOCK_X": RESIZE_COLS}

@@ -1,4 +1,4 @@
-"""Moves tokens, patches and latents between the orders that the graphs and the attention want; casts."""
+"""Moves tokens, patches and latents between the orders that the graphs and the attention want."""
 
 # Triton is untyped, and reads annotations its own way.
 # mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
@@ -54,10 +54,3 @@ def from_patches(patches, latents, rows, cols, frame_stride, channel_stride, BLO
     """The inverse of `to_patches`."""
     into, source = _patch_places(rows, cols, frame_stride, channel_stride, BLOCK)
     tl.store(latents + into, tl.load(patches + source))
-
-
-@triton.jit
-def cast(source, out, count, BLOCK: tl.constexpr):
-    """count values from one type to another, rounded to nearest even. Grid: (cdiv(count, BLOCK),)."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + at, tl.load(source + at, mask=at < count).to(out.dtype.element_ty), mask=at < count)
