@@ -18,6 +18,10 @@ from ..version import __version__
 HELP_FLAGS = ("--help", "-h")
 COMMANDS = {
     "pipe": ("vsflashsr.commands.pipe:pipe", "Upscale a y4m stream from stdin to stdout."),
+    "compare": (
+        "vsflashsr.commands.compare:compare",
+        "Upscale a part of a clip in several ways, in one HTML file to look at.",
+    ),
     "doctor": ("vsflashsr.commands.doctor:doctor", "Say what runs where on this machine, and why."),
 }
 """Name on the command line → where the function lies, which isn't imported before it is called, and its line in the list."""
