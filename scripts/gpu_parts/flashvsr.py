@@ -142,12 +142,12 @@ def _stages(step: DeviceStep, state: RunState, repeats: int) -> dict[str, float]
     each = {launch.kernel: timed(partial(step._run, stream, [launch])) for launch in parts}
     layers = shape.layers
     return {
-        "projector": timed(lambda: step._queue_projector(stream, run, False, 0)),
+        "projector": timed(lambda: step._queue_projector(stream, run, step.plan(state), 0)),
         "one piece": timed(lambda: phase.middle.enqueue(0, stream, middle, scratch)),
         "pieces": layers * timed(lambda: phase.middle.enqueue(0, stream, middle, scratch)),
         "attention": layers * timed(lambda: step._run(stream, parts)),
         **{f"attention: {name}": layers * value for name, value in each.items()},
-        "decoder and colours": timed(lambda: step._queue_decode(decode, run, False, 0), decode),
+        "decoder and colours": timed(lambda: step._queue_decode(decode, run, step.plan(state), 0), decode),
     }
 
 

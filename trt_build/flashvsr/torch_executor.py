@@ -177,6 +177,7 @@ class TorchExecutor(TorchDiT):
         config = checkpoint.config
         super().__init__(config, checkpoint.dit, checkpoint.prompt, device=device, dtype=dtype, observer=observer)
         self._config = config
+        self.looks_back = checkpoint.version != "v1"
         self._projector = self._part(lambda: build_projector(config, checkpoint.version), checkpoint.projector)
         self._vae_first: nn.Module | None = None
         self._vae_caches: tuple[int, ...] = ()

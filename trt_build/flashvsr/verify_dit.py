@@ -34,6 +34,7 @@ from vsflashsr.models.flashvsr.host.step import (
 )
 from vsflashsr.models.flashvsr.network.dit import build_constants, cross_keys_values, timestep_embedding
 from vsflashsr.models.flashvsr.options import Options
+from vsflashsr.models.flashvsr.plan import step_plan
 from vsflashsr.models.flashvsr.rope import angles, rope_split, slice_positions
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, token_order, topk_ratio, window_order
 from vsflashsr.resample import resize_u8
@@ -254,15 +255,14 @@ def golden_steps(data: Fixture, info: Mapping[str, Any], executor: Executor[Any]
         start, stop = (0, 6) if index == 0 else (4 + 2 * index, 6 + 2 * index)
         noise = data["noise"][0, :, start:stop].astype(np.float32)
         tokens = data["lq_tokens"][0, start * frame_tokens : stop * frame_tokens].astype(np.float32)
-        slices = (stop - start) // 2
+        step = step_plan(index, options.kv_ratio, looks_back=True)
         latents, caches = run_dit(
             executor,
             executor.upload(to_patches(noise, grid)),
-            executor.gather([executor.upload(tokens)], window_order(grid, slices)),
+            executor.gather([executor.upload(tokens)], window_order(grid, step.slices)),
             caches,
             plan,
-            slices=slices,
-            kv_ratio=options.kv_ratio,
+            step,
         )
         yield GoldenStep(index, noise, noise - from_patches(executor.download(latents), grid), caches)
 

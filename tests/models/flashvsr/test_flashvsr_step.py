@@ -27,6 +27,7 @@ from vsflashsr.models.flashvsr.host.step import (
     to_patches,
 )
 from vsflashsr.models.flashvsr.noise import step_noise
+from vsflashsr.models.flashvsr.plan import step_plan
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid
 
@@ -120,10 +121,12 @@ def test_the_cache_keeps_as_many_slices_as_published(kv_ratio: float, slices: li
     executor, grid = onnx_executor(), Grid(1, 1)
     plan = attention_plan(executor, grid, OPTIONS)
     random, caches, kept = np.random.default_rng(0), None, []
-    for count in (3, 1, 1, 1):
+    for index in range(4):
+        step = step_plan(index, kv_ratio, looks_back=True)
+        count = step.slices
         patches = to_patches(random.standard_normal((16, 2 * count, 16, 16)).astype(np.float32), grid)
         tokens = random.standard_normal((count * 128, SMALL.dim)).astype(np.float32)
-        _, caches = run_dit(executor, patches, tokens, caches, plan, slices=count, kv_ratio=kv_ratio)
+        _, caches = run_dit(executor, patches, tokens, caches, plan, step)
         assert len({len(cache) for cache in caches}) == 1
         kept.append(len(caches[0]))
     assert kept == slices
@@ -188,10 +191,11 @@ def test_steps_run_past_the_published_limit_and_the_last_is_like_the_first() -> 
     noise = np.random.default_rng(0).standard_normal((16, 6, 16, 16)).astype(np.float32)
     patches = to_patches(noise, grid)
     tokens = np.random.default_rng(1).standard_normal((384, SMALL.dim)).astype(np.float32)
-    latents, caches = run_dit(executor, patches, tokens, None, plan, slices=3, kv_ratio=3)
+    latents, caches = run_dit(executor, patches, tokens, None, plan, step_plan(0, 3, looks_back=True))
     steady = []
-    for _ in range(520):
-        latents, caches = run_dit(executor, patches[:128], tokens[:128], caches, plan, slices=1, kv_ratio=3)
+    for index in range(1, 521):
+        step = step_plan(index, 3, looks_back=True)
+        latents, caches = run_dit(executor, patches[:128], tokens[:128], caches, plan, step)
         steady.append(latents)
     assert all(len(cache_) == 3 for cache_ in caches)
     # With the same input the cache is full of it after three steps, whatever the step's number.

@@ -96,7 +96,7 @@ def _flashvsr(
     bundle: Bundle, scale: int, width: int, height: int, piece_weights: str | None
 ) -> Iterable[tuple[Path, Mapping[str, ShapeRange]]]:
     from ...models.flashvsr.device.graphs import decoder_shapes, projector_shapes, token_shapes
-    from ...models.flashvsr.ring import FIRST_SLICES
+    from ...models.flashvsr.plan import FIRST_SLICES
     from ...models.flashvsr.section import read_section
     from ...models.flashvsr.windows import BLOCK_PX, Grid
 

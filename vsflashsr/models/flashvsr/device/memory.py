@@ -9,15 +9,11 @@ from dataclasses import dataclass
 
 from ....gpu.budget import MemoryPlan
 from ..kernels import launches
-from ..ring import FIRST_SLICES, ring_slots
+from ..plan import CONTEXT_FRAMES, FIRST_EMITS, FIRST_READS, FIRST_SLICES, FRAMES_PER_LATENT, ring_slots
 from ..rope import rope_split
 from ..section import DecoderState
 from ..windows import SLICE_LATENTS, Grid
 
-FRAMES_PER_LATENT = 4
-CONTEXT_FRAMES = 2
-"""Frames before a clip that the projector of v1.1 sees."""
-FIRST_READS, FIRST_EMITS = 25, 21
 LATENT_CHANNELS = 16
 PATCH_VALUES = 64
 IN_FLIGHT = 1
@@ -175,10 +171,10 @@ def work_bytes(shape: StepShape) -> dict[str, int]:
         "latents.0": latents * shape.latent_bytes,
         "latents.1": latents * shape.latent_bytes,
         "clip": (CONTEXT_FRAMES + FRAMES_PER_LATENT) * shape.padded_frame_bytes,
-        "clip rows": FRAMES_PER_LATENT * rows,
+        "context rows": FRAMES_PER_LATENT * rows,
         # The decoder's side has its own, because it runs beside the next step's projector.
         "condition": FRAMES_PER_LATENT * shape.padded_frame_bytes,
-        "condition rows": FRAMES_PER_LATENT * rows,
+        "unread rows": FRAMES_PER_LATENT * rows,
         "made": FRAMES_PER_LATENT * shape.padded_frame_bytes,
         "moments": 2 * launches.moments_bytes(shape.planes),
         "moments scratch": launches.moments_scratch_bytes(shape.planes),

@@ -61,9 +61,9 @@ class DeviceFlashVSRModel:
         """See ``Model.step``: queued, not waited for."""
         shape = self._step.shape
         noise = step_noise(self._seed, numbers, shape.grid.height_px // 8, shape.grid.width_px // 8)
+        plan = self._step.plan(state)
         result, state = self._step.submit(StepInputs(frames, noise), state)
-        emits = self.spec.schedule.first_emits if len(frames) != self.spec.schedule.reads else len(frames)
-        return result.frames(emits, shape.out_frame_bytes), state
+        return result.frames(plan.emits, shape.out_frame_bytes), state
 
     def state_bytes(self, state: RunState) -> int:
         """All of one run's buffers."""

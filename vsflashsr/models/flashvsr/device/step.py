@@ -1,8 +1,8 @@
 """FlashVSR's streaming step on a device: graphs and kernels on streams, caches worked on where they lie.
 
-The same computation as `step.run_step`, written for memory that stays: the KV cache is a ring (`ring`), nothing is allocated
-after the first step, and the work of each phase is captured once into a CUDA graph. Two streams share it: the projector and the
-DiT run on one, the decoder and the colour fix on the other, so that a step is decoded beside the next one's DiT.
+Executes the same `StepPlan` as `host.step`, on memory that stays: nothing is allocated after the first step, and the work of each
+stage is captured once into a CUDA graph. There are two stages: the projector and the DiT run on one stream, the decoder and the
+colour fix on the other, so that a step is decoded beside the next one's DiT.
 """
 
 from __future__ import annotations
@@ -22,12 +22,21 @@ from ....resample import on_grid
 from ....runtimes.graph import PreparedGraph
 from ..kernels import launches
 from ..kernels.tables import resize_table, rotary_tables
-from ..ring import FIRST_SLICES, RingStep, ring_step
+from ..plan import (
+    CONTEXT_FRAMES,
+    FIRST_EMITS,
+    FIRST_SLICES,
+    FRAMES_PER_LATENT,
+    Decoding,
+    Projection,
+    StepPlan,
+    consecutive,
+    step_plan,
+)
 from ..section import Section
-from ..windows import SLICE_LATENTS
 from . import memory
 from .graphs import PreparedPiece, StepGraphs, decoder_shapes, projector_shapes, token_shapes
-from .memory import FRAMES_PER_LATENT, IN_FLIGHT, LATENT_CHANNELS, PATCH_VALUES, StepShape
+from .memory import IN_FLIGHT, LATENT_CHANNELS, PATCH_VALUES, StepShape
 
 if TYPE_CHECKING:
     from ..kernels.library import KernelLibrary
@@ -96,6 +105,7 @@ class DeviceStep:
     ) -> None:
         self.device, self.shape = device, shape
         self._library, self._section, self._color_fix = library, section, color_fix
+        self._looks_back = section.version != "v1"
         device.make_current()
         self._phases = {
             slices: _Phase(
@@ -138,7 +148,7 @@ class DeviceStep:
             device,
             in_flight=IN_FLIGHT,
             in_bytes=self._input_bytes,
-            out_bytes=memory.FIRST_EMITS * shape.out_frame_bytes,
+            out_bytes=FIRST_EMITS * shape.out_frame_bytes,
             run_bytes=memory.cache_bytes(shape),
             runs=runs,
             stages=2,
@@ -154,23 +164,26 @@ class DeviceStep:
         if state is None:
             state = self._pipeline.cold()
         slot, run = self._pipeline.slot, state.memory
-        place = ring_step(state.steps, self.shape.kv_ratio)
-        first = state.steps == 0
-        emits = memory.FIRST_EMITS if first else len(inputs.frames)
+        plan = self.plan(state)
         # Temporal positions are data: no captured stage depends on them.
         stages = [
-            Stage((place.slots, place.seen), lambda stream: self._queue_dit(stream, run, place, first, slot)),
-            Stage(first, lambda stream: self._queue_decode(stream, run, first, slot)),
+            Stage((plan.ring.slots, plan.ring.seen), lambda stream: self._queue_dit(stream, run, plan, slot)),
+            Stage(plan.cold, lambda stream: self._queue_decode(stream, run, plan, slot)),
         ]
         result = self._pipeline.submit(
             state,
             stages,
-            fill=lambda raw: self._fill(raw, inputs, place),
+            fill=lambda raw: self._fill(raw, inputs, plan),
             in_bytes=self._input_bytes,
-            out_bytes=emits * self.shape.out_frame_bytes,
+            out_bytes=plan.emits * self.shape.out_frame_bytes,
             unpack=self._unpacked,
         )
         return result, state
+
+    def plan(self, state: RunState | None) -> StepPlan:
+        """What the step after this state does."""
+        index = 0 if state is None else state.steps
+        return step_plan(index, self.shape.kv_ratio, looks_back=self._looks_back)
 
     def state_bytes(self) -> int:
         """Device memory of one run."""
@@ -182,8 +195,8 @@ class DeviceStep:
 
     # --- input ---
 
-    def _fill(self, raw: NDArray[np.uint8], inputs: StepInputs, place: RingStep) -> None:
-        cosine, sine = rotary_tables(self.shape.grid, self.shape.head_dim, len(place.slots), place.latent)
+    def _fill(self, raw: NDArray[np.uint8], inputs: StepInputs, plan: StepPlan) -> None:
+        cosine, sine = rotary_tables(self.shape.grid, self.shape.head_dim, plan.slices, plan.ring.latent)
         parts = {
             "frames": np.stack(inputs.frames),
             "exact": np.array([on_grid(frame) for frame in inputs.frames], np.int32),
@@ -223,10 +236,9 @@ class DeviceStep:
 
     # --- projector and DiT ---
 
-    def _queue_dit(self, stream: Stream, run: RunMemory, place: RingStep, first: bool, slot: int) -> None:
-        self._queue_projector(stream, run, first, slot)
-        shape, work = self.shape, self._work
-        slices = len(place.slots)
+    def _queue_dit(self, stream: Stream, run: RunMemory, plan: StepPlan, slot: int) -> None:
+        self._queue_projector(stream, run, plan, slot)
+        shape, work, place, slices = self.shape, self._work, plan.ring, plan.slices
         phase = self._phases[slices]
         scratch = self._dit_scratch.address
         patches = work["patches"].address
@@ -280,109 +292,78 @@ class DeviceStep:
             ],
         )
 
-    def _queue_projector(self, stream: Stream, run: RunMemory, first: bool, slot: int) -> None:
-        """The step's frames, four at a time, become its tokens."""
+    def _queue_projector(self, stream: Stream, run: RunMemory, plan: StepPlan, slot: int) -> None:
+        """The step's frames, four at a time behind the two before them, become its tokens."""
         shape, work = self.shape, self._work
-        causal = self._section.version != "v1"
-        frame_bytes, low_bytes = shape.padded_frame_bytes, shape.low_frame_bytes
-        clip = work["clip"].address
-        frames, exact = self._given(slot, "frames"), self._given(slot, "exact")
-        # Seven calls in a first step, two in each later one: every step but the first begins and ends on the same side.
-        side = 1
-        start = 1 if first else 0
-        latents = SLICE_LATENTS * (FIRST_SLICES if first else 1)
-        if causal and first:
-            for n in range(6):
-                self._upscale(stream, frames, exact, 1, clip + n * frame_bytes, "clip rows")
-            stream.zero(run.buffers["context.0"])
-            self._project(stream, run, 0)
-        elif causal:
-            context = run.buffers["context frames"].address, run.buffers["context exact"].address
-            self._upscale(stream, *context, 2, clip, "clip rows")
-        for latent in range(latents):
-            n = start + FRAMES_PER_LATENT * latent
-            if causal and latent:
-                stream.copy(work["clip"].part(0, 2 * frame_bytes), work["clip"].part(4 * frame_bytes, 2 * frame_bytes))
-            self._upscale(stream, frames + n * low_bytes, exact + 4 * n, 4, clip + 2 * frame_bytes, "clip rows")
-            self._project(stream, run, side)
-            side = 1 - side
-            token_bytes = shape.dim * shape.item_bytes
-            gather = launches.gather_latent(work["lq rows"].address, work["lq"].address, shape.grid, latent, token_bytes)
-            self._run(stream, [gather])
-        if causal:
-            last = start + FRAMES_PER_LATENT * latents - 2
-            self._keep(stream, run, "context", slot, last, 2)
+        context_bytes = CONTEXT_FRAMES * shape.padded_frame_bytes
+        past, clip = work["clip"].part(0, context_bytes), work["clip"].address + context_bytes
+        newest = work["clip"].part(FRAMES_PER_LATENT * shape.padded_frame_bytes, context_bytes)
+        token_bytes = shape.dim * shape.item_bytes
+        if self._looks_back:
+            if plan.cold:
+                stream.zero(run.buffers[f"context.{plan.projections[0].side}"])
+            self._upscale(stream, run, slot, plan.context, past.address, "context")
+        for number, projection in enumerate(plan.projections):
+            if self._looks_back and number:
+                stream.copy(past, newest)
+            self._upscale(stream, run, slot, projection.frames, clip, "context")
+            self._project(stream, run, projection)
+            if projection.latent is not None:
+                rows, tokens = work["lq rows"].address, work["lq"].address
+                gather = launches.gather_latent(rows, tokens, shape.grid, projection.latent, token_bytes)
+                self._run(stream, [gather])
+        if self._looks_back:
+            self._keep(stream, run, "context", slot, plan.keeps_context, CONTEXT_FRAMES)
 
-    def _project(self, stream: Stream, run: RunMemory, side: int) -> None:
+    def _project(self, stream: Stream, run: RunMemory, projection: Projection) -> None:
         clip = self._work["clip"].address
-        addresses = {"clip": clip + 2 * self.shape.padded_frame_bytes, "tokens": self._work["lq rows"].address}
-        if self._section.version != "v1":
+        own = clip + CONTEXT_FRAMES * self.shape.padded_frame_bytes
+        addresses = {"clip": own, "tokens": self._work["lq rows"].address}
+        if self._looks_back:
             addresses |= {
                 "ctx1": clip,
-                "ctx2": run.buffers[f"context.{side}"].address,
-                "next2": run.buffers[f"context.{1 - side}"].address,
+                "ctx2": run.buffers[f"context.{projection.side}"].address,
+                "next2": run.buffers[f"context.{1 - projection.side}"].address,
             }
         self._projector.enqueue(stream, addresses, self._dit_scratch.address)
 
     # --- decoder and colours ---
 
-    def _queue_decode(self, stream: Stream, run: RunMemory, first: bool, slot: int) -> None:
-        shape, work = self.shape, self._work
-        low_bytes = shape.low_frame_bytes
-        frames, exact = self._given(slot, "frames"), self._given(slot, "exact")
-        latents = SLICE_LATENTS * (FIRST_SLICES if first else 1)
-        condition = work["condition"].address
-        if first:
+    def _queue_decode(self, stream: Stream, run: RunMemory, plan: StepPlan, slot: int) -> None:
+        if plan.cold:
             for n in self._states:
-                stream.zero(run.buffers[f"memory.{n}.0"])
-        done = 0
-        for latent in range(latents):
-            if first and latent == 0:
-                for n in range(FRAMES_PER_LATENT):
-                    self._upscale(stream, frames, exact, 1, condition + n * shape.padded_frame_bytes, "condition rows")
-            elif latent == 0:
-                unread = run.buffers["unread frames"].address, run.buffers["unread exact"].address
-                self._upscale(stream, *unread, FRAMES_PER_LATENT, condition, "condition rows")
-            else:
-                n = FRAMES_PER_LATENT * latent - (3 if first else 4)
-                self._upscale(
-                    stream, frames + n * low_bytes, exact + 4 * n, FRAMES_PER_LATENT, condition, "condition rows"
-                )
-            count = self._decode_latent(stream, run, latent, slot, first=first and latent == 0)
-            self._finish(stream, count, done, slot)
-            done += count
-        last = (25 if first else 8) - FRAMES_PER_LATENT
-        self._keep(stream, run, "unread", slot, last, FRAMES_PER_LATENT)
+                stream.zero(run.buffers[f"memory.{n}.{plan.decodings[0].side}"])
+        for latent, decoding in enumerate(plan.decodings):
+            self._upscale(stream, run, slot, decoding.condition, self._work["condition"].address, "unread")
+            self._decode_latent(stream, run, latent, decoding, slot)
+            self._finish(stream, decoding, slot)
+        self._keep(stream, run, "unread", slot, plan.keeps, FRAMES_PER_LATENT)
 
-    def _decode_latent(self, stream: Stream, run: RunMemory, latent: int, slot: int, *, first: bool) -> int:
-        """Decodes one latent; its newest frames, as many as are returned, are the last ones of the four."""
-        # An even number of latents in every step: each ends with the memories on the side where it began.
-        side = latent % 2
+    def _decode_latent(self, stream: Stream, run: RunMemory, latent: int, decoding: Decoding, slot: int) -> None:
+        """Decodes one latent; its frames end where the four of `made` end."""
         graph, states = self._decoder, self._states
         into = self._work["made"].address
-        count = 1 if first else FRAMES_PER_LATENT
-        if first and self._decoder_first is not None:
+        if decoding.first and self._decoder_first is not None:
             graph, states = self._decoder_first, self._first_states
-            into += 3 * self.shape.padded_frame_bytes  # it makes one frame only
+            into += (FRAMES_PER_LATENT - decoding.emits) * self.shape.padded_frame_bytes  # it makes no others
         addresses = {"latent": self._work[f"latents.{slot}"].address + latent * self.shape.latent_bytes, "frames": into}
         if self._section.variant == "tiny":
             addresses["lq"] = self._work["condition"].address
         for n in self._states:
-            before, after = (run.buffers[f"memory.{n}.{s}"] for s in (side, 1 - side))
+            before, after = (run.buffers[f"memory.{n}.{s}"] for s in (decoding.side, 1 - decoding.side))
             if n in states:
                 addresses |= {f"state{n}": before.address, f"next{n}": after.address}
             else:
                 stream.copy(after, before)  # a memory that the first latent leaves alone
         graph.enqueue(stream, addresses, self._decoder_scratch.address)
-        return count
 
-    def _finish(self, stream: Stream, count: int, done: int, slot: int) -> None:
-        """Colours, crop and 0..1 for the last `count` frames of `made`, to where the step's frames are from `done` on."""
-        shape, work = self.shape, self._work
+    def _finish(self, stream: Stream, decoding: Decoding, slot: int) -> None:
+        """Colours, crop and 0..1 for the frames that are emitted."""
+        shape, work, count = self.shape, self._work, decoding.emits
         planes = launches.Planes(3 * count, *shape.out, shape.grid.height_px, shape.grid.width_px)
         skipped = (FRAMES_PER_LATENT - count) * shape.padded_frame_bytes
         made, before = work["made"].address + skipped, work["condition"].address + skipped
-        out = self._pipeline.makes(slot).address + done * shape.out_frame_bytes
+        out = self._pipeline.makes(slot).address + decoding.out * shape.out_frame_bytes
         match self._color_fix:
             case "adain":
                 own, wanted = work["moments"].address, work["moments"].address + launches.moments_bytes(planes)
@@ -401,12 +382,27 @@ class DeviceStep:
         """The address of a part of a step's inputs."""
         return self._pipeline.given(slot).address + self._offsets[name]
 
-    def _upscale(self, stream: Stream, source: int, exact: int, frames: int, out: int, rows: str) -> None:
-        scratch = self._work[rows].address
-        self._run(
-            stream,
-            launches.resize(self._resize, frames, source, exact, self._row_tables, self._col_tables, out, scratch),
-        )
+    def _upscale(
+        self, stream: Stream, run: RunMemory, slot: int, frames: Sequence[int], out: int, kept: str
+    ) -> None:
+        """Frames by their numbers in the plan, upscaled, one after the other at `out`.
+
+        `kept` is what the run's state calls those that were read before this step.
+        """
+        scratch = self._work[f"{kept} rows"].address
+        low_bytes, padded_bytes = self.shape.low_frame_bytes, self.shape.padded_frame_bytes
+        for first, count in consecutive(frames):
+            if first < 0:
+                source, exact = (run.buffers[f"{kept} {kind}"].address for kind in ("frames", "exact"))
+                place = first - min(frames)
+            else:
+                source, exact, place = self._given(slot, "frames"), self._given(slot, "exact"), first
+            source, exact = source + place * low_bytes, exact + 4 * place
+            work = launches.resize(
+                self._resize, count, source, exact, self._row_tables, self._col_tables, out, scratch
+            )
+            self._run(stream, work)
+            out += count * padded_bytes
 
     def _keep(self, stream: Stream, run: RunMemory, name: str, slot: int, first: int, count: int) -> None:
         """Copies low-resolution frames that the next step needs into the run's state."""

@@ -96,6 +96,7 @@ class OnnxExecutor:
         observer: Observer | None = None,
     ) -> None:
         self.layers, self.heads, self.head_dim = section.layers, section.heads, section.head_dim
+        self.looks_back = section.version != "v1"
         self._section, self._observer = section, observer
         kind = _SharedPiece if form == "shared" else _ConstantPiece
         self._first: _Piece = kind(folder, section.first, threads)

@@ -1,7 +1,7 @@
-"""FlashVSR's streaming step, written once: what runs in which order, and what is carried from step to step.
+"""FlashVSR's streaming step on the host: executes a `StepPlan` over an `Executor`, which has tensors of its own kind.
 
-The step knows schedules, positions, caches and frames; it never touches the numbers. Those belong to an `Executor`, which has
-tensors of its own kind: NumPy with ONNX Runtime, torch, or device memory with TensorRT.
+Tensors are never changed, so a state may be kept, and the step after it run again. Executors are NumPy with ONNX Runtime, and
+torch for checks; the step on a device, for memory that stays, is `device.step`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..plan import StepPlan, step_plan
 from ..windows import Grid, local_mask, pair_budget, window_order
 from .attention import AttentionPlan
 
 type Array = npt.NDArray[np.float32]
-
-FRAMES_PER_LATENT = 4
-LEADING_FRAMES = 3
-"""Copies of frame 0 that condition latent 0 with it."""
 
 
 class Executor[T](Protocol):
@@ -29,6 +26,8 @@ class Executor[T](Protocol):
     layers: int
     heads: int
     head_dim: int
+    looks_back: bool
+    """Has the projector a context?"""
 
     def upload(self, array: Array) -> T:
         """A tensor of the executor's from a host array, float32."""
@@ -95,6 +94,8 @@ class StepState[T]:
     """The decoder's memories."""
     frames: Array
     """(4, 3, H, W): the newest frames, which the projector has read and the decoder hasn't."""
+    steps: int
+    """Steps of the run so far."""
 
 
 @dataclass(frozen=True)
@@ -135,24 +136,19 @@ def run_dit[T](
     patches: T,
     tokens: T,
     caches: tuple[tuple[Slice[T], ...], ...] | None,
-    plan: AttentionPlan,
-    *,
-    slices: int,
-    kv_ratio: float,
+    attention: AttentionPlan,
+    plan: StepPlan,
 ) -> tuple[T, tuple[tuple[Slice[T], ...], ...]]:
-    """All layers of one step, in window order: noise patches and LQ tokens → latent patches, caches.
-
-    `caches` is None in a first step. A step drops at most one slice, and only if more than `kv_ratio` are there, after the
-    attention: so 3 slices see 4, and fewer than 2 are never kept (spec 3.4).
-    """
+    """All layers of one step, in window order: noise patches and LQ tokens → latent patches, caches (None in a first step)."""
     x, q, k, v = executor.first(patches, tokens)
     kept: list[tuple[Slice[T], ...]] = []
     latents: T | None = None
     for layer in range(executor.layers):
-        own = tuple(Slice(*pair) for pair in zip(executor.split(k, slices), executor.split(v, slices), strict=True))
+        pairs = zip(executor.split(k, plan.slices), executor.split(v, plan.slices), strict=True)
+        own = tuple(Slice(*pair) for pair in pairs)
         seen = (*(caches[layer] if caches is not None else ()), *own)
-        attended = executor.attend(layer, q, [part.keys for part in seen], [part.values for part in seen], plan)
-        kept.append(seen[1:] if len(seen) > int(kv_ratio) else seen)
+        attended = executor.attend(layer, q, [part.keys for part in seen], [part.values for part in seen], attention)
+        kept.append(seen[-plan.ring.keeps :])
         if layer + 1 < executor.layers:
             x, q, k, v = executor.middle(layer, x, attended)
         else:
@@ -170,35 +166,31 @@ def run_step[T](
     Returns (21 or 8, 3, H, W), not clamped, and the next state.
     """
     grid = Grid(frames.shape[-2] // 128, frames.shape[-1] // 128)
-    latent_frames = noise.shape[1]
-    slices = latent_frames // 2
+    index = 0 if state is None else state.steps
+    plan = step_plan(index, options.kv_ratio, looks_back=executor.looks_back)
+    # Frames are counted from the step's first, so what the step before has kept comes last here.
+    known = frames if state is None else np.concatenate([frames, state.frames])
+    context = executor.projector_context(frames[0]) if state is None else state.context
+    states = executor.decoder_states(grid) if state is None else state.states
     tokens: list[T] = []
-    if state is None:
-        context = executor.projector_context(frames[0])
-        _, context = executor.project(np.repeat(frames[:1], FRAMES_PER_LATENT, axis=0), context)
-        condition = np.concatenate([np.repeat(frames[:1], LEADING_FRAMES, axis=0), frames[:-FRAMES_PER_LATENT]])
-        states = executor.decoder_states(grid)
-        unread = frames[1:]
-    else:
-        context, states, unread = state.context, state.states, frames
-        condition = np.concatenate([state.frames, frames[:-FRAMES_PER_LATENT]])
-    for start in range(0, len(unread), FRAMES_PER_LATENT):
-        own, context = executor.project(unread[start : start + FRAMES_PER_LATENT], context)
-        tokens.append(own)
+    for projection in plan.projections:
+        own, context = executor.project(known[list(projection.frames)], context)
+        if projection.latent is not None:
+            tokens.append(own)
     latents, caches = run_dit(
         executor,
         executor.upload(to_patches(noise, grid)),
-        executor.gather(tokens, window_order(grid, slices)),
+        executor.gather(tokens, window_order(grid, plan.slices)),
         None if state is None else state.caches,
         attention_plan(executor, grid, options),
-        slices=slices,
-        kv_ratio=options.kv_ratio,
+        plan,
     )
     decoded: list[Array] = []
     clean = from_patches(executor.download(latents), grid)
-    for latent in range(latent_frames):
-        part = condition[latent * FRAMES_PER_LATENT : (latent + 1) * FRAMES_PER_LATENT]
-        first = state is None and latent == 0
-        own_frames, states = executor.decode(executor.upload(clean[None, :, latent]), part, states, first=first)
-        decoded.append(own_frames[-1:] if first else own_frames)
-    return np.concatenate(decoded), StepState(caches, context, states, frames[-FRAMES_PER_LATENT:].copy())
+    for latent, decoding in enumerate(plan.decodings):
+        condition = known[list(decoding.condition)]
+        own_frames, states = executor.decode(
+            executor.upload(clean[None, :, latent]), condition, states, first=decoding.first
+        )
+        decoded.append(own_frames[-decoding.emits :])
+    return np.concatenate(decoded), StepState(caches, context, states, frames[plan.keeps :].copy(), index + 1)
