@@ -22,6 +22,7 @@ COMMANDS = {
         "vsflashsr.commands.compare:compare",
         "Upscale a part of a clip in several ways, in one HTML file to look at.",
     ),
+    "models": ("vsflashsr.commands.models:app", "List models, check them, and get published ones."),
     "doctor": ("vsflashsr.commands.doctor:doctor", "Say what runs where on this machine, and why."),
 }
 """Name on the command line → where the function lies, which isn't imported before it is called, and its line in the list."""

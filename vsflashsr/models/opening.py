@@ -15,6 +15,8 @@ from ..geometry import Tiling, tile_sizes, tiling
 from ..gpu.budget import MemoryPlan, MemoryRefusedError
 from ..model import Model
 from .frame.host import FrameModel
+from .library import installed, installed_names
+from .published import PUBLISHED
 from .recurrent.host import RecurrentModel
 from .tiled import TiledModel
 
@@ -76,7 +78,9 @@ def builtin_names() -> list[str]:
 
 
 def locate(model: str | Path | None) -> Path:
-    """Where a model lies: a built-in name, a bundle's folder or an ``.onnx`` file; None: the default.
+    """Where a model lies: a built-in name, a bundle's folder, an ``.onnx`` file or a name in the user's library.
+
+    None: the built-in default.
 
     Raises:
         FlashsrError: there is nothing.
@@ -87,11 +91,16 @@ def locate(model: str | Path | None) -> Path:
     if isinstance(model, str) and model in names:
         return BUNDLES / model
     path = Path(model).expanduser()
-    if not path.exists():
-        raise FlashsrError(
-            f"there is no model {str(model)!r}; give a bundle's folder, an .onnx file, or one of {', '.join(map(repr, names))}"
-        )
-    return path
+    if path.exists():
+        return path
+    if isinstance(model, str) and (own := installed(model)) is not None:
+        return own
+    if model in PUBLISHED:
+        raise FlashsrError(f"the model {model!r} isn't here yet; vsflashsr models get {model}")
+    names += installed_names()
+    raise FlashsrError(
+        f"there is no model {str(model)!r}; give a bundle's folder, an .onnx file, or one of {', '.join(map(repr, names))}"
+    )
 
 
 def open_model(request: ModelRequest, backend: DeviceBackend | None = None) -> OpenedModel:
