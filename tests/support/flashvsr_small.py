@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +12,7 @@ import torch
 
 from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
 from trt_build.flashvsr.export import export_bundle
+from trt_build.random_checkpoint import write_checkpoint
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 
 # Threads of torch wait by spinning: on a busy machine more of them make toy sizes fifty times slower (2026-11-22).
@@ -37,15 +36,6 @@ SMALL = FlashVSRConfig(
 """Nothing of it is like the golden set: neither width nor head dimension nor prompt."""
 
 
-def script(name: str) -> Any:
-    """A module of scripts/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="vsflashsr-tests-", ignore_cleanup_errors=True)
@@ -55,7 +45,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def small_folder(variant: str = "tiny", seed: int = 0) -> Path:
     """The published files at toy width."""
     folder = Path(_folder().name, f"checkpoint {variant} {seed}")
-    script("make_random_checkpoint").write_checkpoint(folder, SMALL, variant=variant, seed=seed)
+    write_checkpoint(folder, SMALL, variant=variant, seed=seed)
     return folder
 
 

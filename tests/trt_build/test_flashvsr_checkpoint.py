@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trt_build.flashvsr.checkpoint import Checkpoint, MissingFileError, load_checkpoint, load_part
+from trt_build.random_checkpoint import random_tensor, write_checkpoint
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.network.config import (
     FlashVSRConfig,
@@ -28,11 +29,6 @@ from vsflashsr.models.flashvsr.network.config import (
     tcdecoder_layout,
     vae_layout,
 )
-
-from ..support.flashvsr_small import script
-
-make_random_checkpoint = script("make_random_checkpoint")
-random_tensor, write_checkpoint = make_random_checkpoint.random_tensor, make_random_checkpoint.write_checkpoint
 
 DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"
 CONFIG = FlashVSRConfig(

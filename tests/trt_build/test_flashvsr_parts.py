@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from trt_build.flashvsr import verify_parts
 from trt_build.flashvsr.export_parts import converted, write_projector, write_tcdecoder, write_vae
+from trt_build.random_checkpoint import random_tensor
 from vsflashsr.colour_fix import adain, wavelet
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.network.config import (
     FlashVSRConfig,
     Layout,
-    Shape,
     projector_layout,
     tcdecoder_layout,
     vae_layout,
@@ -38,10 +38,7 @@ from vsflashsr.models.flashvsr.network.wan_vae import LATENT_MEAN, LATENT_STD, W
 from vsflashsr.resample import resize, resize_u8
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 
-from ..support.flashvsr_small import script
 from ..support.rtx import TARGETS, Range, compile_onnx
-
-random_tensor: Callable[[str, Shape, int], Tensor] = script("make_random_checkpoint").random_tensor
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "flashvsr" / "golden"
 SMALL = FlashVSRConfig(dim=12, lq_hidden=(5, 7), tc_channels=(6, 5, 4, 3), vae_dim=4)

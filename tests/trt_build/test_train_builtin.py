@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 av = pytest.importorskip("av")
 onnxruntime = pytest.importorskip("onnxruntime")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import train_builtin  # noqa: E402
-
-from trt_build.builtin import data, degrade, motion, network, pages, shapes  # noqa: E402
+from trt_build.builtin import command, data, degrade, motion, network, pages, shapes  # noqa: E402
 from trt_build.builtin.export import check_graph, export_graph, load  # noqa: E402
 from trt_build.builtin.network import Net, NetConfig  # noqa: E402
 from trt_build.builtin.train import TrainConfig, Trainer, run_sequence  # noqa: E402
@@ -49,13 +44,13 @@ def arguments(clips: Path, out: Path, *more: str) -> argparse.Namespace:
     small = "--single 4 --single-batch 3 --single-crop 16 --steps 4 --batch 2 --length 3 --crop 16 --margin 8"
     small += " --channels 8 --layers 2 --validate-every 3 --threads 1 --drawn 0"
     cache = clips / "cache"
-    return train_builtin.parse(["--data", str(clips), "--cache", str(cache), "--out", str(out), *small.split(), *more])
+    return command.parse(["--data", str(clips), "--cache", str(cache), "--out", str(out), *small.split(), *more])
 
 
 @pytest.fixture(scope="module")
 def run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of an uninterrupted run."""
-    return train_builtin.train(arguments(clips, tmp_path_factory.mktemp("run")))
+    return command.train(arguments(clips, tmp_path_factory.mktemp("run")))
 
 
 def weights(checkpoint: Path) -> dict[str, Any]:
@@ -67,8 +62,8 @@ def weights(checkpoint: Path) -> dict[str, Any]:
 def test_run_resumed_in_either_phase_equals_uninterrupted_one(
     stop: str, clips: Path, run: Path, tmp_path: Path
 ) -> None:
-    train_builtin.train(arguments(clips, tmp_path, "--stop", stop))
-    resumed = train_builtin.train(arguments(clips, tmp_path, "--resume"))
+    command.train(arguments(clips, tmp_path, "--stop", stop))
+    resumed = command.train(arguments(clips, tmp_path, "--resume"))
     a, b = weights(run), weights(resumed)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert (tmp_path / "curve.png").stat().st_size > 0
@@ -99,7 +94,7 @@ def test_x4_starts_from_x2_s_first_phase(clips: Path, run: Path, tmp_path: Path)
     start = run.parent / "single.pt"
     more = ["--start-from", str(start), "--rate", "0"]
     a = arguments(clips, tmp_path, *more, "--scale", "4", "--crop", "8", "--single", "0", "--steps", "1")
-    theirs, mine = weights(start), weights(train_builtin.train(a))
+    theirs, mine = weights(start), weights(command.train(a))
     assert torch.equal(mine["trunk.1.direct"], theirs["average.trunk.1.direct"])
     assert torch.equal(mine["stem.luma"], theirs["average.stem.luma"])
     assert torch.equal(mine["gate.weight"], theirs["average.gate.weight"])
@@ -108,12 +103,12 @@ def test_x4_starts_from_x2_s_first_phase(clips: Path, run: Path, tmp_path: Path)
 
 
 def test_command_exports_a_bundle(clips: Path, run: Path, tmp_path: Path) -> None:
-    train_builtin.export(run, tmp_path, "tiny")
+    command.export(run, tmp_path, "tiny")
     assert {p.name for p in tmp_path.iterdir()} == {"x2.onnx", "bundle.json"}
 
 
 def test_what_reads_the_memory_is_learned_in_the_second_phase(clips: Path, run: Path, tmp_path: Path) -> None:
-    first = weights(train_builtin.train(arguments(clips, tmp_path, "--stop", "4")))
+    first = weights(command.train(arguments(clips, tmp_path, "--stop", "4")))
     assert not first["stem.past"].any()
     second = weights(run)
     assert second["stem.past"].any()

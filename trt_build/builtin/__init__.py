@@ -1,1 +1,1 @@
-"""Training of the built-in model: clips in, a bundle out (see scripts/train_builtin.py)."""
+"""Training of the built-in model: clips in, a bundle out (``python -m trt_build.builtin``)."""

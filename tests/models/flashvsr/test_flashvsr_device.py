@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
 
 from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
 from trt_build.flashvsr.export import export_bundle
+from trt_build.random_checkpoint import REDUCED, write_checkpoint
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.device.graphs import Piece, StepGraphs
@@ -23,7 +24,7 @@ from vsflashsr.models.flashvsr.host.model import FlashVSRModel
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import Graph, read_section
 
-from ...support.flashvsr_small import frames, script
+from ...support.flashvsr_small import frames
 from ...support.host_device import HostGraph
 from ...support.host_kernels import HostKernels
 from ...support.mock_cuda import MockDriver, mock_device
@@ -39,11 +40,10 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 def opened(variant: str, version: str) -> Checkpoint:
     """A FlashVSR whose head dimension the kernels know."""
-    random = script("make_random_checkpoint")
     folder = Path(_folder().name, f"checkpoint {variant}")
     if not folder.exists():
-        random.write_checkpoint(folder, random.REDUCED, variant=variant)
-    return load_checkpoint(folder, version=version, variant=variant, head_dim=random.REDUCED.head_dim)
+        write_checkpoint(folder, REDUCED, variant=variant)
+    return load_checkpoint(folder, version=version, variant=variant, head_dim=REDUCED.head_dim)
 
 
 @cache

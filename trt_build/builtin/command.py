@@ -1,7 +1,7 @@
 r"""Train the built-in model on a folder of clips and export it as a bundle.
 
-    python scripts/train_builtin.py --data CLIPS --scale 2 --out X2 --export BUNDLE
-    python scripts/train_builtin.py --data CLIPS --scale 4 --out X4 --start-from X2/single.pt --single 6000 \
+    python -m trt_build.builtin --data CLIPS --scale 2 --out X2 --export BUNDLE
+    python -m trt_build.builtin --data CLIPS --scale 4 --out X4 --start-from X2/single.pt --single 6000 \
         --single-loss psnr --export BUNDLE
 
 It trains in two phases: on single frames, in many small crops, then on sequences, where the memory is learned.
@@ -20,14 +20,12 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 
-from trt_build.builtin.data import Sampler, prepare, split
-from trt_build.builtin.export import check_graph, export_graph, load, write_bundle
-from trt_build.builtin.network import NetConfig
-from trt_build.builtin.train import TrainConfig, Trainer
+from .data import Sampler, prepare, split
+from .export import check_graph, export_graph, load, write_bundle
+from .network import NetConfig
+from .train import TrainConfig, Trainer
 
 log = logging.getLogger("train_builtin")
 
@@ -108,7 +106,3 @@ def main() -> None:
     checkpoint = train(a)
     if a.export:
         export(checkpoint, a.export, a.name)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`scripts/gpu_check.py` as far as it goes without a GPU: its arithmetic, its supervision, and its FlashVSR part on the mock."""
+"""`python -m trt_build.gpu_check` without a GPU: its arithmetic, its supervision, and its FlashVSR part on the mock."""
 
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ import pytest
 torch: Any = pytest.importorskip("torch", reason="the parts need torch")
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
 
-import gpu_check  # noqa: E402
-from gpu_parts import flashvsr, random_flashvsr, work  # noqa: E402
-
+from trt_build.gpu_check import check, flashvsr, random_flashvsr, work  # noqa: E402
 from vsflashsr.gpu.device import Stream  # noqa: E402
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig  # noqa: E402
 from vsflashsr.models.flashvsr.windows import Grid  # noqa: E402
@@ -105,20 +102,20 @@ def test_the_flashvsr_part_measures_every_stage() -> None:
         # What was stated before is what was taken, but for the rounding of each buffer and the tables of the pre-upscale.
         memory = found["memory"]
         stated = memory["stated_bytes"] - graphs.weights_bytes
-        assert stated <= device.memory.in_use_bytes <= stated * 1.02 + (1 << 16)
+        assert stated <= mock.used_bytes <= stated * 1.02 + (1 << 16)
         json.dumps(found)
 
 
 def test_a_part_that_fails_or_hangs_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    failed = gpu_check.supervised("ceilings", ["--steps", "1"], environment, 60)
+    failed = check.supervised("ceilings", ["--steps", "1"], environment, 60)
     assert failed["error"] == "status 1" and failed["stderr"]
-    assert gpu_check.supervised("ceilings", [], environment, 0.1)["error"].startswith("not done after")
+    assert check.supervised("ceilings", [], environment, 0.1)["error"].startswith("not done after")
 
 
 def test_without_a_gpu_one_sentence_says_so() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "gpu_check.py"], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "trt_build.gpu_check"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "no NVIDIA GPU was found" in done.stderr
@@ -127,15 +124,14 @@ def test_without_a_gpu_one_sentence_says_so() -> None:
 @pytest.mark.parametrize("text", ["768", "768x", "axb", "768x1410", "64x128"])
 def test_a_bad_size_is_refused(text: str) -> None:
     with pytest.raises(SystemExit):
-        gpu_check.parser().parse_args(["--sizes", text])
+        check.parser().parse_args(["--sizes", text])
 
 
 def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
     """Its own masks injected, a model's run in float32 gives what the reference gave: the plumbing of the part is right."""
-    from gpu_parts import golden
-
     from trt_build.flashvsr.torch_executor import TorchExecutor
     from trt_build.flashvsr.verify_dit import golden_steps
+    from trt_build.gpu_check import golden
     from vsflashsr.models.flashvsr.windows import topk_ratio
 
     from ..models.flashvsr.test_flashvsr_device import opened
@@ -174,8 +170,8 @@ def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
 
 
 def test_a_host_without_vapoursynth_can_be_checked() -> None:
-    parts = [part for part in gpu_check.PARTS if part != "filter_run"]
-    code = f"import sys, importlib; sys.modules['vapoursynth'] = None; sys.path.insert(0, {str(ROOT / 'scripts')!r}); " + (
-        f"[importlib.import_module('gpu_parts.' + part) for part in {parts!r}]"
+    parts = [part for part in check.PARTS if part != "filter_run"]
+    code = "import sys, importlib; sys.modules['vapoursynth'] = None; " + (
+        f"[importlib.import_module('trt_build.gpu_check.' + part) for part in {parts!r}]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

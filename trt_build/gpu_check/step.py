@@ -10,6 +10,7 @@ import numpy as np
 
 from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.flashvsr.export import export_bundle
+from trt_build.random_checkpoint import REDUCED, write_checkpoint
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.host.model import FlashVSRModel
@@ -22,8 +23,6 @@ LOW, SCALE, STEPS = (40, 64), 4, 6
 
 def reduced_bundle(folder: Path, variant: str, version: str, precision: str = "fp32") -> Bundle:
     """A bundle whose head dimension, 32, the kernels know."""
-    from make_random_checkpoint import REDUCED, write_checkpoint
-
     checkpoint, out = folder / f"checkpoint {variant}", folder / f"bundle {variant} {version} {precision}"
     if not checkpoint.exists():
         write_checkpoint(checkpoint, REDUCED, variant=variant)

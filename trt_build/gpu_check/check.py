@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Checks and measures the GPU path on this machine, and writes what it found to a JSON file under benchmarks/.
 
-    python scripts/gpu_check.py [--sizes 768x1408 1088x1920 1440x2560] [--parts kernels speed ...] [--out FILE]
+    python -m trt_build.gpu_check [--sizes 768x1408 1088x1920 1440x2560] [--parts kernels speed ...] [--out FILE]
 
 Needs Python 3.12, torch with CUDA, triton, cuda-python, onnx and onnxruntime; no network. For the filter itself VapourSynth
 81 has to be there too, if only as a wheel: `--wheels FOLDER` unpacks those of a folder first. TensorRT or TensorRT-RTX are
@@ -23,12 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from .settings import Settings
 
-from gpu_parts.settings import Settings  # noqa: E402
-
-from vsflashsr.errors import FlashsrError  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 PARTS = {
     "ceilings": 60,
@@ -102,7 +98,7 @@ def main() -> int:
 def run_part(given: argparse.Namespace) -> int:
     """In the process of one part."""
     settings = Settings(tuple(given.sizes), given.dtype, given.steps, given.repeats, given.bundle, given.golden)
-    found = importlib.import_module(f"gpu_parts.{given.part}").part(settings)
+    found = importlib.import_module(f"{__package__}.{given.part}").part(settings)
     given.report.write_text(json.dumps(found), encoding="utf-8")
     return 0
 
@@ -111,7 +107,7 @@ def supervised(part: str, arguments: list[str], environment: dict[str, str], lim
     """A part's findings, or why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        command = [sys.executable, str(Path(__file__)), *arguments, "--part", part, "--report", str(report)]
+        command = [sys.executable, "-m", __package__, *arguments, "--part", part, "--report", str(report)]
         errors = Path(folder, "stderr.txt")
         with errors.open("wb") as sink:
             try:
@@ -209,9 +205,3 @@ def summary(parts: dict[str, Any]) -> list[str]:
             )
     return lines
 
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except FlashsrError as failure:
-        sys.exit(str(failure))

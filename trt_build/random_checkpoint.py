@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """Writes a FlashVSR checkpoint of random weights: the published files, names, shapes and dtypes, and no trained picture.
 
 For trying the exporter's memory and time at the real size, and for tests. One tensor is in memory at a time; the same
 seed and sizes give the same weights. Needs the "export" extra.
 
-    python scripts/make_random_checkpoint.py OUT --variant full          # 6.8 GB
-    python scripts/make_random_checkpoint.py OUT --reduced               # 4 MB
+    python -m trt_build.random_checkpoint OUT --variant full          # 6.8 GB
+    python -m trt_build.random_checkpoint OUT --reduced               # 4 MB
 """
 
 from __future__ import annotations
@@ -14,15 +13,12 @@ import argparse
 import json
 import math
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vsflashsr.models.flashvsr.network.config import (
     FlashVSRConfig,

@@ -1,0 +1,5 @@
+"""``python -m trt_build.builtin``."""
+
+from .command import main
+
+main()
