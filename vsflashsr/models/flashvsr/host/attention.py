@@ -60,16 +60,16 @@ def scores(queries: Array, keys: Array, visible: BoolArray) -> Array:
     """q k' / sqrt(d) of pooled windows, -inf where the mask (S, S) between two slices lets nothing be seen."""
     heads, query_count, head_dim = queries.shape
     size = len(visible)
-    found: Array = queries @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(head_dim))
+    found = queries @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(head_dim))
     found = found.reshape(heads, query_count // size, size, -1, size)
-    found = np.where(visible[None, None, :, None, :], found, np.float32(-np.inf)).astype(np.float32, copy=False)
-    return found.reshape(heads, query_count, -1)
+    seen: Array = np.where(visible[None, None, :, None, :], found, np.float32(-np.inf))
+    return seen.reshape(heads, query_count, -1)
 
 
 def softmax(rows: Array) -> Array:
     """Of each row."""
-    shifted = np.exp(rows - rows.max(axis=-1, keepdims=True))
-    out: Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    out: Array = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    out /= out.sum(axis=-1, keepdims=True)
     return out
 
 
