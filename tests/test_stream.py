@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from vsflashsr import stream as stream_module
 from vsflashsr.errors import FlashsrError
 from vsflashsr.geometry import Array
-from vsflashsr.model import ModelSpec
+from vsflashsr.model import ModelSpec, fetched
 from vsflashsr.schedule import Schedule
-from vsflashsr.segments import segment_of
-from vsflashsr.stream import CausalStream
+from vsflashsr.segments import Segment, Undecided, segment_of
+from vsflashsr.stream import CausalStream, Done, Job, Missing
 
 SCHEDULES = [
     Schedule(1, 1, 1, 1),
@@ -115,19 +116,69 @@ class Device:
 
 
 class Numbers:
-    """A clip whose frame n is the number n (from 1 on), with given cuts."""
+    """A clip whose frame n is the number n (from 1 on), with given cuts. Frames come when they are asked for.
+
+    A cut is known once the frame and the one before it have been seen.
+    """
 
     def __init__(self, num_frames: int, cuts: frozenset[int]) -> None:
         self.num_frames = num_frames
         self.cuts = cuts
+        self.at_hand: set[int] = set()
+        self.seen: set[int] = set()
 
-    def frame(self, n: int) -> Array:
-        assert 0 <= n < self.num_frames, "a frame outside the clip was asked for"
+    def number(self, n: int) -> Array:
         return np.full((1, 1, 1), n + 1, np.float32)
 
-    def is_cut(self, n: int) -> bool:
+    def frame(self, n: int) -> Array | None:
+        assert 0 <= n < self.num_frames, "a frame outside the clip was asked for"
+        return self.number(n) if n in self.at_hand else None
+
+    def is_cut(self, n: int) -> bool | None:
         assert 0 < n < self.num_frames, "a cut outside the clip was asked for"
-        return n in self.cuts
+        return n in self.cuts if {n - 1, n} <= self.seen else None
+
+    def unseen(self, n: int) -> Iterable[int]:
+        return {n - 1, n} - self.seen
+
+
+class Player:
+    """Does what the plugin and `node.Requests` do for one request after the other: fetches, runs the model, takes the frame."""
+
+    def __init__(self, model: Recorder | Device, source: Numbers, preroll: int, max_segment: int) -> None:
+        self.model: Any = model
+        self.source = Numbers(source.num_frames, source.cuts)
+        self.stream: CausalStream[Any] = CausalStream(model.spec, self.source, preroll=preroll, max_segment=max_segment)
+        self.requested: list[int] = []
+        self.most_at_hand = 0
+
+    def come(self, numbers: Iterable[int]) -> None:
+        numbers = list(numbers)
+        assert len(set(numbers)) == len(numbers) and all(0 <= n < self.source.num_frames for n in numbers)
+        self.requested += numbers
+        self.source.at_hand.update(numbers)
+        self.source.seen.update(numbers)
+        self.most_at_hand = max(self.most_at_hand, len(self.source.at_hand))
+
+    def frame(self, n: int, waited: Iterable[int] = ()) -> float:
+        keep: frozenset[int] = frozenset()
+        while not isinstance(todo := self.stream.next(n), Done):
+            if isinstance(todo, Missing):
+                assert todo.frames
+                self.source.at_hand &= todo.keep
+                self.come(todo.frames)
+                continue
+            self.source.at_hand.difference_update(todo.numbers)
+            try:
+                emitted, state = self.model.step(todo.frames, todo.numbers, todo.cursor.state)
+            except BaseException:
+                self.stream.fail(todo)
+                raise
+            self.stream.put(todo, emitted, state, self.model.state_bytes(state), {n, *waited})
+        self.source.at_hand = set(keep)
+        kept = self.stream.result(n)
+        assert kept is not None
+        return float(fetched(kept)[0, 0, 0])
 
 
 def expected(n: int, source: Numbers, schedule: Schedule, preroll: int, max_segment: int) -> float:
@@ -142,7 +193,7 @@ def expected(n: int, source: Numbers, schedule: Schedule, preroll: int, max_segm
     while len(emitted) <= n - run:
         step = schedule.step(model.steps)
         numbers = [run + k for k in step.reads]
-        out, state = model.step([source.frame(min(k, end - 1)) for k in numbers], numbers, state)
+        out, state = model.step([source.number(min(k, end - 1)) for k in numbers], numbers, state)
         emitted += out
     return float(emitted[n - run][0, 0, 0])
 
@@ -163,9 +214,9 @@ def test_any_order_gives_the_designed_frames(
     order = list(range(source.num_frames))
     random.shuffle(order)
     for run in (range(source.num_frames), order, order[::-1] + order, list(reversed(range(source.num_frames)))):
-        stream = CausalStream(Recorder(schedule), source, preroll=preroll, max_segment=grid)
+        player = Player(Recorder(schedule), source, preroll, grid)
         for n in run:
-            assert float(stream.frame(n)[0, 0, 0]) == wanted[n], n
+            assert player.frame(n) == wanted[n], n
 
 
 @settings(max_examples=150, deadline=None)
@@ -177,123 +228,166 @@ def test_any_order_gives_the_designed_frames(
     st.integers(1, 3),
     st.randoms(use_true_random=False),
 )
-def test_steps_in_flight_change_no_frame(
+def test_states_that_are_used_up_and_never_a_second_one(
     source: Numbers, schedule: Schedule, preroll: int, grid: int, in_flight: int, random: Random
 ) -> None:
+    """A device's state is consumed by its step, and is larger than what may be kept."""
     wanted = [expected(n, source, schedule, preroll, grid) for n in range(source.num_frames)]
     jumps = [n for _ in range(6) for n in range(random.randrange(source.num_frames), source.num_frames)][:200]
     for run in (range(source.num_frames), jumps, list(reversed(range(source.num_frames)))):
-        # A state larger than what may be kept: there is never a second one.
         model = Device(schedule, in_flight, state_bytes=stream_module.STATE_BYTES)
-        stream = CausalStream(model, source, preroll=preroll, max_segment=grid)
+        player = Player(model, source, preroll, grid)
         for n in run:
-            assert float(stream.frame(n)[0, 0, 0]) == wanted[n], n
+            assert player.frame(n) == wanted[n], n
         assert model.most_alive == 1
 
 
-def test_the_next_step_is_submitted_before_a_frame_is_fetched() -> None:
-    model, source = Device(Schedule(25, 21, 8, 8), in_flight=1), Numbers(100, frozenset())
-    stream = CausalStream(model, source, preroll=0, max_segment=100)
-    stream.frame(0)
-    assert model.submitted == [0, 25]
-    for n in range(1, 21):
-        stream.frame(n)
-    assert model.submitted == [0, 25]
-    stream.frame(21)
-    assert model.submitted == [0, 25, 33]
-    for n in range(22, 100):
-        stream.frame(n)
-    assert model.submitted == [0, *range(25, 100, 8)]  # each once, none beyond the clip
-
-
-def test_a_seek_submits_nothing_ahead() -> None:
-    model, source = Device(Schedule(1, 1, 1, 1), in_flight=3), Numbers(100, frozenset())
-    stream = CausalStream(model, source, preroll=0, max_segment=10)
-    for n in (55, 12, 93):
-        stream.frame(n)
-    assert set(model.submitted) == {*range(50, 56), 10, 11, 12, 90, 91, 92, 93}
-
-
-def test_what_breaks_ahead_is_raised_only_where_it_is_asked_for() -> None:
-    model, source = Device(Schedule(1, 1, 1, 1), in_flight=2), Numbers(100, frozenset())
-    model.broken = 7
-    stream = CausalStream(model, source, preroll=0, max_segment=100)
-    for n in range(7):
-        stream.frame(n)
-    with pytest.raises(FlashsrError, match="the device is gone"):
-        stream.frame(7)
-    model.broken = None
-    assert float(stream.frame(8)[0, 0, 0]) == expected(8, source, Schedule(1, 1, 1, 1), 0, 100)
+@settings(max_examples=150, deadline=None)
+@given(
+    clips,
+    st.sampled_from(SCHEDULES),
+    st.integers(0, 9),
+    st.integers(1, 40),
+    st.lists(st.integers(0, 200), max_size=60),
+    st.randoms(use_true_random=False),
+)
+def test_what_was_fetched_ahead_changes_no_frame(
+    source: Numbers, schedule: Schedule, preroll: int, grid: int, order: list[int], random: Random
+) -> None:
+    """Any frames at hand beforehand, and any questions between: the same frames, and nothing is asked for outside the clip."""
+    player = Player(Recorder(schedule), source, preroll, grid)
+    for n in (k % source.num_frames for k in order):
+        player.come(k for k in player.stream.ahead(n) if random.random() < 0.7)
+        player.come({k for k in (n - 1, n, n + 3) if 0 <= k < source.num_frames and random.random() < 0.3})
+        player.stream.ahead(random.randrange(source.num_frames))
+        assert player.frame(n) == expected(n, source, schedule, preroll, grid), n
 
 
 @given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40))
 def test_a_seek_is_bounded(source: Numbers, n: int, preroll: int, grid: int) -> None:
     n %= source.num_frames
-    segment = segment_of(n, source.is_cut, preroll=preroll, max_segment=grid)
+    segment = segment_of(n, lambda k: k in source.cuts, preroll=preroll, max_segment=grid)
+    assert isinstance(segment, Segment)
     assert segment.run_start <= segment.start <= n
     assert n - segment.start < grid and segment.start - segment.run_start <= preroll
     assert not any(segment.run_start < c <= n and c > segment.start for c in source.cuts)
 
 
+@given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40), st.frozensets(st.integers(0, 90)))
+def test_an_undecided_segment_asks_for_what_decides_it(
+    source: Numbers, n: int, preroll: int, grid: int, known: frozenset[int]
+) -> None:
+    """Step by step, never for the same cut twice, never for one outside its bounds, and ends where all is known."""
+    n %= source.num_frames
+    told = set(known)
+    while isinstance(
+        found := segment_of(n, lambda k: k in source.cuts if k in told else None, preroll=preroll, max_segment=grid),
+        Undecided,
+    ):
+        assert found.at not in told and found.first <= found.at <= n
+        assert found.first > n // grid * grid - preroll
+        told.add(found.at)
+    assert found == segment_of(n, lambda k: k in source.cuts, preroll=preroll, max_segment=grid)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_seek_goes_in_rounds_that_hold_few_frames(schedule: Schedule) -> None:
+    player = Player(Recorder(schedule), Numbers(1000, frozenset()), 20, 200)
+    player.frame(599)
+    assert player.most_at_hand <= max(stream_module.ROUND_FRAMES, schedule.first_reads) + 2
+    # Each frame once for the cuts and once for the replay, and what the rounds overlap by.
+    assert len(player.requested) <= 2.3 * (220 + schedule.first_reads)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_linear_run_fetches_each_frame_once(schedule: Schedule) -> None:
+    """Ahead of time and asking as `node.Requests` does; what begins on the grid reads its preroll again."""
+    source = Numbers(400, frozenset({70, 71, 233}))
+    player = Player(Recorder(schedule), source, 0, 400)
+    for n in range(400):
+        player.come(player.stream.ahead(n))
+        held = set(player.source.at_hand)
+        player.frame(n)
+        player.source.at_hand = held - set(range(n - schedule.first_reads)) if schedule.reads > 1 else set()
+    repeated = len(player.requested) - len(set(player.requested))
+    # A cut is seen when the frames behind it are there already: they are fetched again for the shot that they begin.
+    assert repeated <= 4 * schedule.first_reads
+
+
+def test_ahead_names_what_the_next_frames_read() -> None:
+    player = Player(Recorder(Schedule(25, 21, 8, 8)), Numbers(100, frozenset()), 0, 100)
+    assert player.stream.ahead(0) == list(range(25))
+    player.frame(0)
+    assert player.stream.ahead(5) == []  # finished
+    assert player.stream.ahead(21) == list(range(25, 33)) == player.stream.ahead(28)
+    player.come(range(25, 33))
+    assert player.stream.ahead(29) == list(range(33, 41))
+    assert player.stream.ahead(95) == []  # too far off: what a replay reads, it asks for itself
+
+
+def test_ahead_asks_for_nothing_that_is_being_made() -> None:
+    player = Player(Recorder(Schedule(1, 1, 1, 1)), Numbers(100, frozenset()), 0, 100)
+    for n in range(5):
+        player.frame(n)
+    player.come([5])
+    job = player.stream.next(5)
+    assert isinstance(job, Job)
+    player.source.at_hand.clear()
+    assert player.stream.ahead(5) == []
+    assert player.stream.ahead(6) == [6]
+
+
 def test_linear_runs_make_each_step_once_but_for_preroll() -> None:
     model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(200, frozenset({70}))
-    stream = CausalStream(model, source, preroll=4, max_segment=50)
+    player = Player(model, source, 4, 50)
     for n in range(200):
-        stream.frame(n)
+        player.frame(n)
     assert model.steps == 200 + 4 * 3  # grid lines 50, 100 and 150; 0 and 70 begin shots
 
 
 def test_neighbours_and_two_readers_never_replay() -> None:
     model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(400, frozenset())
-    stream = CausalStream(model, source, preroll=0, max_segment=400)
+    player = Player(model, source, 0, 400)
     for n in range(300):
         for k in (n, n + 90, max(0, n - 3)):  # two readers 90 apart, and small back-steps
-            stream.frame(k)
+            player.frame(k)
     assert model.steps <= 2 * 390
 
 
 def test_reverse_costs_a_replay_per_kept_batch_only() -> None:
     model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(100, frozenset())
-    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    player = Player(model, source, 0, 100)
     for n in reversed(range(100)):
-        stream.frame(n)
+        player.frame(n)
     assert model.steps < 100 * 3
 
 
 def test_a_failed_step_leaves_no_half_advanced_state() -> None:
     model, source = Recorder(Schedule(25, 21, 8, 8)), Numbers(100, frozenset())
-    stream = CausalStream(model, source, preroll=0, max_segment=100)
-    stream.frame(30)
+    player = Player(model, source, 0, 100)
+    player.frame(30)
     model.fail_at = 45
     with pytest.raises(RuntimeError, match="broke"):
-        stream.frame(40)
+        player.frame(40)
     model.fail_at = None
-    assert float(stream.frame(40)[0, 0, 0]) == expected(40, source, model.schedule, 0, 100)
+    assert player.frame(40) == expected(40, source, model.schedule, 0, 100)
 
 
-def test_kept_frames_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_emits_another_number_of_frames_is_refused() -> None:
+    player = Player(Recorder(Schedule(1, 1, 1, 1)), Numbers(9, frozenset()), 0, 9)
+    player.come([0])
+    job = player.stream.next(0)
+    assert isinstance(job, Job)
+    with pytest.raises(FlashsrError, match="emitted 2 frames in step 0"):
+        player.stream.put(job, [player.source.number(0)] * 2, (), 1, ())
+
+
+def test_kept_frames_are_bounded_in_bytes_but_for_those_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "KEPT_BYTES", 40)
     model, source = Recorder(Schedule(1, 1, 1, 1)), Numbers(100, frozenset())
-    stream = CausalStream(model, source, preroll=0, max_segment=100)
+    player = Player(model, source, 0, 100)
     for n in range(100):
-        stream.frame(n)
-        assert len(stream._kept) <= 10
-        assert len(stream._cursors) <= stream_module.STATES
-
-
-def test_values_that_are_not_finite_name_the_frame() -> None:
-    class Bad(Recorder):
-        def step(
-            self, frames: Sequence[Array], numbers: Sequence[int], state: History | None
-        ) -> tuple[list[Array], History]:
-            out, history = super().step(frames, numbers, state)
-            if 7 in numbers:
-                out[0][0, 0, 0] = np.nan
-            return out, history
-
-    stream = CausalStream(Bad(Schedule(1, 1, 1, 1)), Numbers(20, frozenset()), preroll=0, max_segment=20)
-    stream.frame(6)
-    with pytest.raises(FlashsrError, match=r"not finite.*frame 7"):
-        stream.frame(7)
-    with pytest.raises(FlashsrError, match=r"frame 7"):
-        stream.frame(8)
+        player.frame(n, waited={3, 4})
+        assert len(player.stream._kept) <= 10
+        assert len(player.stream._cursors) <= stream_module.STATES
+        assert n < 4 or player.stream.result(3) is not None

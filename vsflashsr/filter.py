@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,13 +17,12 @@ import vapoursynth as vs
 from . import formats
 from .bundle import ColorFix, Precision
 from .errors import FlashsrError
-from .frames import ClipSource, frames_at_hand, to_frame
 from .geometry import Array
 from .heap import map_large_blocks
 from .model import Model
 from .models.opening import ModelRequest, OpenedModel, open_model
+from .node import Fix, stream_node
 from .runtimes.backend import DeviceBackend, open_backend
-from .stream import CausalStream
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch")
 
@@ -176,45 +175,33 @@ def _stream(
     preroll: int | None,
 ) -> vs.VideoNode:
     """The model's output, in the model's format and scale."""
-    core = vs.core
     model: Model[Any] = opened.model
     spec = model.spec
     map_large_blocks()
     low = formats.to_model(clip, spec.channels)
-    video_format = formats.check_clip(low)
     # A model whose segments are single frames carries no state: cuts, preroll and segments say nothing to it.
     stateless = spec.max_segment == 1
     longest = spec.max_segment if max_segment is None or stateless else max_segment
     warm_up = spec.preroll if preroll is None or stateless else preroll
-    source = ClipSource(
-        low,
-        kept=frames_at_hand(spec.schedule),
-        cuts_kept=4 * (longest + warm_up + spec.schedule.first_reads),
-        find_cuts=find_cuts and not stateless,
-    )
-    stream = CausalStream(model, source, preroll=warm_up, max_segment=longest)
     if device is not None:
         # When the last node that uses it goes, or the core is destroyed, whichever comes first.
-        close = weakref.finalize(stream, device.close)
+        close = weakref.finalize(model, device.close)
         close.atexit = False
         vs.register_on_destroy(close)
-    fix = _color_fix(opened)
-
-    def render(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        source.offer(n, f)
-        try:
-            return to_frame(core.core, fix(stream.frame(n), source.frame(n)), video_format)
-        except FlashsrError as error:
-            raise vs.Error(f"flashsr: {error} (while making frame {n})") from error
-
-    blank = core.std.BlankClip(low, low.width * spec.scale, low.height * spec.scale, keep=True)
-    return blank.std.ModifyFrame([low], render)
+    return stream_node(
+        low,
+        model,
+        find_cuts=find_cuts and not stateless,
+        preroll=warm_up,
+        max_segment=longest,
+        fix=_color_fix(opened),
+    )
 
 
-def _color_fix(opened: OpenedModel) -> Callable[[Array, Array], Array]:
+def _color_fix(opened: OpenedModel) -> Fix | None:
     """What brings a finished frame's colours back to those of its input frame."""
     if opened.color_fix == "none":
-        return lambda finished, _: finished
+        return None
     from .colour_fix import adain, wavelet
     from .resample import resize
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import vapoursynth as vs
@@ -10,89 +12,128 @@ import vapoursynth as vs
 from . import scenes
 from .errors import FlashsrError
 from .geometry import Array
-from .schedule import Schedule
 
-_NEIGHBOURS = 24
-"""Frames kept beyond what a step reads: requests come up to 12 frames out of order even in a linear run."""
+_SIGHTS = 256
+"""Thumbnails kept: a few kilobytes each."""
+_ANSWERS = 1 << 14
+"""Answers about cuts kept; more than the frames between which any number of seeks in flight go back and forth."""
 
 
-def frames_at_hand(schedule: Schedule) -> int:
-    """How many input frames are worth keeping at hand."""
-    return schedule.first_reads + schedule.reads + _NEIGHBOURS
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What has been seen of a frame: its own marks, and its thumbnail unless the marks suffice."""
+
+    starts: bool | None
+    ends: bool | None
+    thumbnail: Array | None
 
 
 class ClipSource:
-    """A GRAYS or RGBS clip as arrays, with its scene cuts. Its ``offer`` takes frames that arrived anyway.
+    """A GRAYS or RGBS clip as arrays, with its scene cuts, as far as the core has brought its frames. See ``stream.Source``.
+
+    It holds frames, not copies: the core counts them as memory of its own. So they are let go of as soon as they are read.
 
     Args:
-        clip: what the model reads.
-        kept: how many arrays to keep.
-        cuts_kept: how many answers about cuts to keep; a segment's worth, or each frame would ask for all again.
+        num_frames: of the clip.
         find_cuts: False: the clip is one shot.
     """
 
-    def __init__(self, clip: vs.VideoNode, *, kept: int, cuts_kept: int, find_cuts: bool) -> None:
-        self._clip = clip
+    def __init__(self, num_frames: int, *, find_cuts: bool) -> None:
+        self.num_frames = num_frames
         self._find_cuts = find_cuts
-        self._kept = kept
-        self._cuts_kept = cuts_kept
-        self._arrays: OrderedDict[int, Array] = OrderedDict()
-        self._marks: OrderedDict[int, tuple[bool | None, bool | None]] = OrderedDict()
-        self._thumbnails: OrderedDict[int, Array] = OrderedDict()
+        self._own: dict[int, Array] = {}
+        self._lent: dict[int, tuple[int, Array]] = {}
+        self._sights: OrderedDict[int, Sight] = OrderedDict()
         self._cuts: OrderedDict[int, bool] = OrderedDict()
 
-    @property
-    def num_frames(self) -> int:
-        return int(self._clip.num_frames)
-
-    def offer(self, n: int, f: vs.VideoFrame) -> None:
-        """Take frame n of the clip, which the core has fetched ahead."""
-        if n not in self._arrays:
-            self._take(n, f)
-
-    def frame(self, n: int) -> Array:
+    def frame(self, n: int) -> Array | None:
         """See ``stream.Source``."""
-        if n not in self._arrays:
-            # A plain request inside the callback: the core lends its worker to others while it waits.
-            with self._clip.get_frame(n) as f:
-                self._take(n, f)
-        self._arrays.move_to_end(n)
-        return self._arrays[n]
+        if (array := self._own.get(n)) is not None:
+            return array
+        return self._lent[n][1] if n in self._lent else None
 
-    def is_cut(self, n: int) -> bool:
+    def is_cut(self, n: int) -> bool | None:
         """See ``stream.Source``: the clip's own marks where it has them, else the built-in detector."""
         if not self._find_cuts:
             return False
         if n not in self._cuts:
-            _remember(self._cuts, n, self._look_for_cut(n), self._cuts_kept)
+            found = self._look_for_cut(n)
+            if found is None:
+                return None
+            _remember(self._cuts, n, found, _ANSWERS)
         return self._cuts[n]
 
-    def _look_for_cut(self, n: int) -> bool:
-        starts, _ = self._mark(n)
-        _, ends = self._mark(n - 1)
-        if starts is not None or ends is not None:
-            return bool(starts or ends)
-        before = self._thumbnail(n - 2) if n >= 2 else None
-        return scenes.is_cut(before, self._thumbnail(n - 1), self._thumbnail(n))
+    def unseen(self, n: int) -> Iterable[int]:
+        """See ``stream.Source``."""
+        marks_seen = n - 1 in self._sights and n in self._sights
+        return [
+            k for k in self._window(n) if k not in self._sights or (marks_seen and self._sights[k].thumbnail is None)
+        ]
 
-    def _mark(self, n: int) -> tuple[bool | None, bool | None]:
-        if n not in self._marks:
-            self._arrays.pop(n, None)
-            self.frame(n)
-        return self._marks[n]
+    def look(self, n: int, f: vs.VideoFrame) -> tuple[Array, Sight | None]:
+        """Frame n as an array, and what there is to see of it if an answer about a cut waits for that.
 
-    def _thumbnail(self, n: int) -> Array:
-        if n not in self._thumbnails:
-            _remember(self._thumbnails, n, scenes.thumbnail(self.frame(n)), 64)
-        return self._thumbnails[n]
+        Changes nothing, so any number of threads may look; takes a millisecond for 1920x1080.
 
-    def _take(self, n: int, f: vs.VideoFrame) -> None:
-        """Copy the planes: a frame that is held keeps upstream memory that the core counts as its own."""
+        Raises:
+            FlashsrError: the frame is field-based.
+        """
         if (fields := f.props.get("_FieldBased", 0)) != 0:
             raise FlashsrError(f"frame {n} is field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif")
         planes = [np.asarray(f[p]) for p in range(f.format.num_planes)]
-        _remember(self._arrays, n, np.stack(planes).astype(np.float32, copy=False), self._kept)
-        _remember(self._marks, n, (_flag(f, "_SceneChangePrev"), _flag(f, "_SceneChangeNext")), 4 * self._kept)
+        array: Array = planes[0][None] if len(planes) == 1 else np.stack(planes)
+        if not self._find_cuts or not self._is_news(n):
+            return array, None
+        starts, ends = _flag(f, "_SceneChangePrev"), _flag(f, "_SceneChangeNext")
+        # Of a clip that marks its cuts no thumbnails are needed; being looked at again says that this one is.
+        needed = starts is None or n in self._sights
+        return array, Sight(starts, ends, scenes.thumbnail(array) if needed else None)
+
+    def note(self, n: int, sight: Sight | None) -> None:
+        """Remember what was seen of frame n."""
+        if sight is not None:
+            _remember(self._sights, n, sight, _SIGHTS)
+
+    def hold(self, arrays: dict[int, Array], keep: Collection[int]) -> None:
+        """Take frames that were asked for; of those before, ``keep`` stay."""
+        self._own = {k: array for k, array in self._own.items() if k in keep} | arrays
+
+    def lend(self, arrays: dict[int, Array], owner: int) -> None:
+        """Take frames that a request has fetched ahead; they are there till it ends, or they have been read."""
+        for k, array in arrays.items():
+            self._lent.setdefault(k, (owner, array))
+
+    def end(self, owner: int) -> None:
+        """The request has ended."""
+        for k in [k for k, (lender, _) in self._lent.items() if lender == owner]:
+            del self._lent[k]
+
+    def read(self, numbers: Iterable[int]) -> None:
+        """These have been read; who needs them again asks again."""
+        for k in numbers:
+            self._own.pop(k, None)
+            self._lent.pop(k, None)
+
+    def _is_news(self, n: int) -> bool:
+        """Is there a cut whose answer waits for frame n?"""
+        around = range(max(1, n - scenes.WINDOW.stop + 1), min(self.num_frames, n - scenes.WINDOW.start + 1))
+        return any(k not in self._cuts for k in around)
+
+    def _window(self, n: int) -> range:
+        return range(max(0, n + scenes.WINDOW.start), min(self.num_frames, n + scenes.WINDOW.stop))
+
+    def _look_for_cut(self, n: int) -> bool | None:
+        before, this = self._sights.get(n - 1), self._sights.get(n)
+        if before is None or this is None:
+            return None
+        if this.starts is not None or before.ends is not None:
+            return bool(this.starts or before.ends)
+        thumbnails = [self._sights[k].thumbnail if k in self._sights else None for k in self._window(n)]
+        if any(t is None for t in thumbnails):
+            return None
+        before, previous, current = [None] * (len(scenes.WINDOW) - len(thumbnails)) + thumbnails
+        assert previous is not None and current is not None
+        return scenes.is_cut(before, previous, current)
 
 
 def _remember[T](kept: OrderedDict[int, T], n: int, value: T, room: int) -> None:

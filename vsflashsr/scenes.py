@@ -6,6 +6,8 @@ import numpy as np
 
 from .geometry import Array
 
+WINDOW = range(-2, 1)
+"""Which frames ``is_cut`` compares, counted from the one in question: that one, the one before it, and any others."""
 _COLUMNS, _ROWS = 32, 18
 _LEAST = 0.06
 """A cut changes the thumbnail by at least this much of full scale."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,14 +49,19 @@ class StepResult:
     def __init__(self, device: Device, copied: Event, host: HostBuffer, size_bytes: int, unpack: Unpack) -> None:
         self._device, self._copied, self._host, self._size, self._unpack = device, copied, host, size_bytes, unpack
         self._frames: Sequence[Array] | None = None
+        self._fetching = threading.Lock()
 
     def fetch(self) -> Sequence[Array]:
-        """Waits for the copy, once, and takes the frames out of the ring."""
-        if self._frames is None:
-            self._device.make_current()
-            self._copied.synchronize()
-            self._frames = self._unpack(self._host.array[: self._size])
-        return self._frames
+        """Waits for the copy, once, and takes the frames out of the ring. From any thread.
+
+        Whoever comes second waits for the first: the ring's memory is written again as soon as this returns.
+        """
+        with self._fetching:
+            if self._frames is None:
+                self._device.make_current()
+                self._copied.synchronize()
+                self._frames = self._unpack(self._host.array[: self._size])
+            return self._frames
 
     def frames(self, count: int, frame_bytes: int) -> list[PendingFrame]:
         """Its `count` frames, each `frame_bytes` when it is fetched."""

@@ -1,0 +1,249 @@
+"""The model's output as a node: what the native plugin asks of Python, and what it is told.
+
+``core.vsflashsr.Stream`` (``native/vsflashsr.c``) requests frames and hands them over; here is decided which, and here the
+model works. Nothing here waits for a frame, and no lock is held while the model works or a device is waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+
+from .errors import FlashsrError
+from .frames import ClipSource, Sight, to_frame
+from .geometry import Array
+from .model import Model, fetched
+from .stream import CausalStream, Done, Missing
+
+type Fix = Callable[[Array, Array], Array]
+"""Brings a finished frame's colours back to those of its input frame: (finished, input) → finished."""
+type Answer = dict[str, Any]
+"""``need``: numbers of frames; ``frame``: the frame; ``error``: one sentence; or nothing."""
+
+_INSTALL = "install vsflashsr with pip into the environment that VapourSynth runs in"
+_FUNCTIONS = ("plan", "take", "step", "deliver", "drop")
+
+
+def stream_node(
+    clip: vs.VideoNode,
+    model: Model[Any],
+    *,
+    find_cuts: bool,
+    preroll: int,
+    max_segment: int,
+    fix: Fix | None = None,
+) -> vs.VideoNode:
+    """What ``model`` makes of ``clip`` (GRAYS or RGBS, as the model reads it): same format and length, ``scale`` times the size.
+
+    Args:
+        clip: the model's input.
+        model: what makes it.
+        find_cuts: begin afresh at scene cuts.
+        preroll: frames run and thrown away before a segment that begins on the grid.
+        max_segment: frames from one grid line to the next.
+        fix: see ``Fix``.
+
+    Raises:
+        FlashsrError: the native plugin isn't installed.
+    """
+    plugin = native_plugin()
+    scale = model.spec.scale
+    requests = Requests(clip, model, find_cuts=find_cuts, preroll=preroll, max_segment=max_segment, fix=fix)
+    return plugin.Stream(
+        clip,
+        clip.width * scale,
+        clip.height * scale,
+        **{name: getattr(requests, name) for name in _FUNCTIONS},
+    )
+
+
+def native_plugin() -> vs.Plugin:
+    """``core.vsflashsr``.
+
+    Raises:
+        FlashsrError: it isn't installed, or doesn't fit this version of the package.
+    """
+    try:
+        plugin = vs.core.vsflashsr
+        signature = str(plugin.Stream.signature)
+    except AttributeError as error:
+        raise FlashsrError(
+            f"the package's native part isn't there, got no core.vsflashsr.Stream; {_INSTALL} "
+            "(there are binaries for Linux x86-64 and ARM64, Windows x86-64 and macOS ARM64)"
+        ) from error
+    if not {f"{name}:func" for name in _FUNCTIONS} <= set(signature.split(";")):
+        raise FlashsrError(
+            f"the package's native part is of another version, got Stream({signature}); {_INSTALL} again"
+        )
+    return plugin
+
+
+@dataclass(slots=True)
+class _Request:
+    """An output frame that somebody has asked for."""
+
+    n: int
+    coming: frozenset[int]
+    """The input frames that were requested for it, until they are there."""
+    low: Array | None = field(default=None)
+    """Its input frame, where that is needed again."""
+
+
+class Requests:
+    """Answers the plugin. See the func arguments in ``native/vsflashsr.c``.
+
+    ``step`` is called for one frame at a time, until that one is finished or has failed; the others at any time, from any
+    thread. The model belongs to ``step``; what the lock guards is short bookkeeping.
+    """
+
+    def __init__(
+        self,
+        clip: vs.VideoNode,
+        model: Model[Any],
+        *,
+        find_cuts: bool,
+        preroll: int,
+        max_segment: int,
+        fix: Fix | None,
+    ) -> None:
+        assert clip.format is not None
+        self._core = vs.core.core
+        self._format = clip.format
+        self._model = model
+        self._fix = fix
+        self._source = ClipSource(clip.num_frames, find_cuts=find_cuts)
+        self._stream: CausalStream[Any] = CausalStream(
+            model.spec, self._source, preroll=preroll, max_segment=max_segment
+        )
+        self._lock = threading.Lock()
+        self._open: dict[int, _Request] = {}
+        self._waited: Counter[int] = Counter()
+        """How many requests wait for each output frame."""
+        self._keep: frozenset[int] = frozenset()
+        """Of the frames that ``step`` has been given, those it has yet to read."""
+
+    def plan(self, n: int, ticket: int) -> Answer:
+        """A request for output frame ``n`` begins: which input frames are worth fetching while others are made?"""
+        with self._lock:
+            wanted = self._stream.ahead(n)
+            coming = {k for request in self._open.values() for k in request.coming}
+            asked = [k for k in wanted if k not in coming]
+            if wanted and not asked:
+                # Others have asked for them all, for the same step. The last of them comes when theirs do.
+                asked = wanted[-1:]
+            if self._fix is not None and n not in asked:
+                asked.append(n)
+            self._open[ticket] = _Request(n, frozenset(asked))
+            self._waited[n] += 1
+        return {"need": asked}
+
+    def take(self, n: int, ticket: int, numbers: int | Sequence[int], frames: Any) -> Answer:
+        """The frames that ``plan`` asked for are there."""
+        try:
+            arrays, sights = self._seen(numbers, frames)
+        except FlashsrError as error:
+            return _failed(n, error)
+        with self._lock:
+            request = self._open[ticket]
+            request.coming = frozenset()
+            if self._fix is not None:
+                request.low = arrays[n]
+            self._note(sights)
+            # Only what is still wanted: frames that were fetched to be looked at, or have been read since, go.
+            wanted = set(self._stream.ahead(n))
+            self._source.lend({k: array for k, array in arrays.items() if k in wanted}, ticket)
+        return {}
+
+    def step(self, n: int, numbers: int | Sequence[int], frames: Any) -> Answer:
+        """Finish output frame ``n``, or say which input frames that takes; they come with the next call for the same n."""
+        keep, self._keep = self._keep, frozenset()
+        try:
+            arrays, sights = self._seen(numbers, frames)
+            with self._lock:
+                self._note(sights)
+                self._source.hold(arrays, keep if arrays else ())
+            return self._advance(n)
+        except FlashsrError as error:
+            return _failed(n, error)
+
+    def _advance(self, n: int) -> Answer:
+        while True:
+            with self._lock:
+                todo = self._stream.next(n)
+                if isinstance(todo, Done):
+                    self._source.hold({}, ())
+                    return {}
+                if isinstance(todo, Missing):
+                    assert todo.frames, "nothing is missing, and yet it can't go on"
+                    self._keep = todo.keep
+                    return {"need": list(todo.frames)}
+                self._source.read(todo.numbers)
+            try:
+                emitted, state = self._model.step(todo.frames, todo.numbers, todo.cursor.state)
+                state_bytes = self._model.state_bytes(state)
+            except BaseException:
+                with self._lock:
+                    self._stream.fail(todo)
+                raise
+            with self._lock:
+                self._stream.put(todo, emitted, state, state_bytes, self._waited)
+
+    def deliver(self, n: int, ticket: int) -> Answer:
+        """Output frame ``n``, which is finished, as VapourSynth's. The request ends."""
+        with self._lock:
+            finished = self._stream.result(n)
+            request = self._close(ticket)
+        assert finished is not None and request is not None, "a frame that is waited for is kept"
+        try:
+            array = fetched(finished)
+            _check_finite(array, n)
+            if self._fix is not None:
+                assert request.low is not None
+                array = self._fix(array, request.low)
+            return {"frame": to_frame(self._core, array, self._format)}
+        except FlashsrError as error:
+            return _failed(n, error)
+
+    def drop(self, n: int, ticket: int) -> Answer:
+        """The request for output frame ``n`` has failed."""
+        with self._lock:
+            self._close(ticket)
+        return {}
+
+    def _close(self, ticket: int) -> _Request | None:
+        request = self._open.pop(ticket, None)
+        if request is not None:
+            self._waited[request.n] -= 1
+            self._waited += Counter()  # only what is above zero stays
+            self._source.end(ticket)
+        return request
+
+    def _seen(self, numbers: int | Sequence[int], frames: Any) -> tuple[dict[int, Array], dict[int, Sight | None]]:
+        """Frames as arrays, and what there is to see of them."""
+        # A single value comes without its list.
+        pairs = [(numbers, frames)] if isinstance(numbers, int) else list(zip(numbers, frames, strict=True))
+        looks = {k: self._source.look(k, f) for k, f in pairs}
+        return {k: array for k, (array, _) in looks.items()}, {k: sight for k, (_, sight) in looks.items()}
+
+    def _note(self, sights: dict[int, Sight | None]) -> None:
+        for k, sight in sights.items():
+            self._source.note(k, sight)
+
+
+def _failed(n: int, error: FlashsrError) -> Answer:
+    return {"error": f"flashsr: {error} (while making frame {n})"}
+
+
+def _check_finite(frame: Array, n: int) -> None:
+    # A sum passes NaN and infinity on, and costs 0.9 ms for 1920x1080 where isfinite costs 3.
+    if not np.isfinite(frame.sum(dtype=np.float32)):
+        raise FlashsrError(
+            f"the model put out a value that is not finite (NaN or infinity) in frame {n}; "
+            "its weights are damaged or its precision is too low: get the bundle again, or use precision='fp32'"
+        )
