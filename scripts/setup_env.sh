@@ -155,11 +155,11 @@ update_pip() {
     : >"$venv/.stamp-pip"
 }
 
-# once NAME ARGUMENT... : pip_install, skipped if it was done for the present pyproject.toml.
+# once NAME ARGUMENT... : pip_install, skipped if it was done for the present pyproject.toml and the plugin's present source.
 once() {
     local stamp="$venv/.stamp-$1" want
     shift
-    want="$(printf '%s\n' "$*" | cat - "$root/pyproject.toml" | sha256sum)"
+    want="$(printf '%s\n' "$*" | cat - "$root/pyproject.toml" "$root/hatch_build.py" "$root"/vsflashsr/native/* | sha256sum)"
     [[ "$(cat -- "$stamp" 2>/dev/null)" == "$want" ]] && return
     (pip_install "$venv/setup.log" "$@") || return 1
     printf '%s\n' "$want" >"$stamp"
