@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from .errors import FlashsrError
+from .files import UnfitFileError, leaves, read_regular, safe_name, sha256_of
 from .model import Channels, ModelSpec
+from .onnx_file import read_onnx
 from .schedule import Schedule
+from .typed_json import MalformedError, decode
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -22,8 +26,11 @@ type Kind = Literal["recurrent", "frame", "flashvsr"]
 type Precision = Literal["fp32", "fp16", "bf16"]
 type ColorFix = Literal["none", "adain", "wavelet"]
 
-_SIZE = re.compile(r"(?:(\d+)\*)?([hw])(?:/(\d+))?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SIZE = re.compile(r"(?:([1-9]\d{0,3})\*)?([hw])(?:/([1-9]\d{0,3}))?")
+_LARGEST_MANIFEST_BYTES = 16 << 20
+_LARGEST_SIZE = 1 << 16
+LARGEST_STATE_BYTES = 64 << 30
+"""Of all states of a model at the size it is opened for: more than any machine has for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,18 @@ class StateSpec:
     name: str
     shape: tuple[int | str, ...]
     """Numbers, or ``h``/``w`` expressions of the padded low-resolution size: ``h``, ``w/2``, ``2*h``."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for size in self.shape:
+            good = 0 < size <= _LARGEST_SIZE if isinstance(size, int) else _SIZE.fullmatch(size)
+            if not good:
+                raise FlashsrError(
+                    f"state {self.name[:100]!r} has a size that is no number from 1 to {_LARGEST_SIZE} or h, w expression, "
+                    f"got {str(size)[:60]!r}; correct the bundle"
+                )
+        if not 0 < len(self.shape) <= 8:
+            raise FlashsrError(f"state {self.name[:100]!r} has 1 to 8 sizes, got {len(self.shape)}; correct the bundle")
 
     def resolve(self, height: int, width: int) -> tuple[int, ...]:
         """The shape for frames of ``height`` x ``width`` pixels."""
@@ -45,9 +63,23 @@ class ScaleSpec:
     """The graphs that make one scale."""
 
     step: str
-    first: str | None
+    first: str | None = None
     """Graph of step 0, without state inputs; where None, ``step`` runs with zeros for its state."""
-    states: tuple[StateSpec, ...]
+    states: tuple[StateSpec, ...] = ()
+
+    def check_states(self, height: int, width: int) -> None:
+        """Can there be states for frames of this (padded) size?
+
+        Raises:
+            FlashsrError: they would be empty, or take more than ``LARGEST_STATE_BYTES``.
+        """
+        shapes = {state.name: state.resolve(height, width) for state in self.states}
+        size = 4 * sum(math.prod(shape) for shape in shapes.values())
+        if size > LARGEST_STATE_BYTES or any(min(shape) < 1 for shape in shapes.values()):
+            raise FlashsrError(
+                f"the states that bundle.json declares can't be for {width}x{height}, got {size} bytes in {shapes}; "
+                "correct the bundle"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,111 +124,64 @@ def _evaluate(size: int | str, height: int, width: int) -> int:
     return int(factor or 1) * (height if axis == "h" else width) // int(divisor or 1)
 
 
-class _Fields:
-    """Typed access to a JSON object; what is missing or of another type is one clear sentence."""
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """``bundle.json`` as it is written; see ``Bundle``."""
 
-    def __init__(self, where: str, data: object) -> None:
-        if not isinstance(data, dict):
-            raise FlashsrError(f"{where} should be a JSON object, got {type(data).__name__}; export the bundle again")
-        self._where = where
-        self._data: dict[str, Any] = data
+    format: Literal[1]
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    kind: Kind
+    channels: Channels
+    schedule: Schedule
+    max_segment: Annotated[int, Meta(ge=1, le=1_000_000)]
+    scales: dict[Annotated[int, Meta(ge=1, le=4)], ScaleSpec]
+    files: dict[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
+    precision: Precision = "fp32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    size_multiple: Annotated[int, Meta(ge=1, le=4096)] = 1
+    preroll: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    color_fix: ColorFix = "none"
+    licence: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    recurrent: dict[str, Any] = field(default_factory=dict)
+    frame: dict[str, Any] = field(default_factory=dict)
+    flashvsr: dict[str, Any] = field(default_factory=dict)
 
-    def get[T](self, key: str, kind: type[T], default: T | None = None) -> T:
-        value = self._data.get(key, default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            got = repr(value) if key in self._data else "nothing"
-            raise FlashsrError(f"{self._where}: {key!r} should be {kind.__name__}, got {got}; export the bundle again")
-        return value
-
-    def one_of(self, key: str, choices: tuple[str, ...], default: str | None = None) -> Any:
-        value = self.get(key, str, default)
-        if value not in choices:
-            raise FlashsrError(
-                f"{self._where}: {key!r} is one of {', '.join(choices)}, got {value!r}; correct the bundle"
-            )
-        return value
-
-    def at_least(self, key: str, least: int, default: int | None = None) -> int:
-        value = self.get(key, int, default)
-        if value < least:
-            raise FlashsrError(f"{self._where}: {key!r} is {least} or more, got {value}; correct the bundle")
-        return value
-
-    def optional(self, key: str) -> str | None:
-        return None if self._data.get(key) is None else self.get(key, str)
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise FlashsrError("a bundle has a scale, got an empty 'scales'; export the bundle again")
+        if not self.value_range[0] < self.value_range[1]:
+            raise FlashsrError(f"'value_range' is two rising numbers, got {list(self.value_range)}; correct the bundle")
+        if not self.name.isprintable():
+            raise FlashsrError(f"'name' is printable, got {self.name!r}; correct the bundle")
 
 
-def safe_name(where: str, name: str) -> str:
-    """``name`` if it is a plain relative path that stays inside the bundle on every system, else an error."""
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    inside = name and not (posix.is_absolute() or windows.drive or windows.root or "\\" in name)
-    if not inside or ".." in posix.parts or name == MANIFEST:
-        raise FlashsrError(f"{where} names a file outside its folder, got {name!r}; don't use this bundle")
-    return name
-
-
-def _states(where: str, items: list[Any]) -> tuple[StateSpec, ...]:
-    states: list[StateSpec] = []
-    for item in items:
-        fields = _Fields(f"{where}: a state", item)
-        name = fields.get("name", str)
-        shape = fields.get("shape", list)
-        for size in shape:
-            good = size > 0 if isinstance(size, int) else isinstance(size, str) and _SIZE.fullmatch(size)
-            if not good:
-                raise FlashsrError(
-                    f"{where}: state {name!r} has a size that is no number or h, w expression, got {size!r}"
-                )
-        states.append(StateSpec(name, tuple(shape), fields.one_of("dtype", ("float32", "float16"), "float32")))
-    return tuple(states)
-
-
-def _scales(where: str, data: dict[str, Any]) -> dict[int, ScaleSpec]:
-    scales: dict[int, ScaleSpec] = {}
-    for key, value in data.items():
-        if key not in ("1", "2", "3", "4"):
-            raise FlashsrError(f"{where}: a scale is 1, 2, 3 or 4, got {key!r}; correct the bundle")
-        fields = _Fields(f"{where}: scale {key}", value)
-        states = _states(where, fields.get("states", list, []))
-        scales[int(key)] = ScaleSpec(fields.get("step", str), fields.optional("first"), states)
-    if not scales:
-        raise FlashsrError(f"{where}: 'scales' is empty; export the bundle again")
-    return scales
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, _size_bytes: int, _mtime_ns: int) -> str:
-    """Hash of a file; asked again only when its size or time has changed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The file's sha256, in hexadecimal."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-def _check_files(where: str, folder: Path, files: Mapping[str, Any]) -> dict[str, str]:
-    root = folder.resolve()
+def _check_files(where: str, folder: Path, files: Mapping[str, str]) -> None:
+    """Each is there, regular, inside the folder and what its hash says; so is what the graphs among them read."""
     for name, expected in files.items():
         path = folder / safe_name(where, name)
-        if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
-            raise FlashsrError(f"{where}: the sha256 of {name!r} should be 64 hexadecimal digits, got {expected!r}")
-        if not path.is_file():
+        if name == MANIFEST:
+            raise FlashsrError(f"{where}: the manifest can't list itself, got {name!r}; export the bundle again")
+        try:
+            if leaves(path, folder):
+                raise FlashsrError(f"{where}: {name!r} is a link that leaves the folder; don't use this bundle")
+            got = sha256_of(path)
+        except OSError as error:
             raise FlashsrError(
-                f"{where} needs the file {name!r}, which is not in {str(folder)!r}; get the bundle again"
-            )
-        if not path.resolve().is_relative_to(root):
-            raise FlashsrError(f"{where}: {name!r} is a link that leaves the folder; don't use this bundle")
-        if (got := sha256_of(path)) != expected:
+                f"{where} needs the file {name!r}, which can't be read there ({error.strerror}); get the bundle again"
+            ) from error
+        if got != expected:
             raise FlashsrError(
                 f"{where}: {name!r} has the sha256 {got[:12]}…, not the expected {expected[:12]}…: "
                 "it was changed or cut short; get the bundle again"
             )
-    return dict(files)
+    for name in files:
+        if PurePosixPath(name).suffix.lower() == ".onnx":
+            for read in read_onnx(folder / name).external:
+                if (beside := (PurePosixPath(name).parent / read).as_posix()) not in files:
+                    raise FlashsrError(
+                        f"{where}: {name!r} reads the file {beside!r}, which has no sha256 under 'files'; export the bundle again"
+                    )
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -205,51 +190,58 @@ def load_bundle(folder: Path) -> Bundle:
     Raises:
         FlashsrError: what is missing, malformed, outside the folder, or not what its hash says.
     """
-    manifest = folder / MANIFEST
     where = f"bundle {str(folder)!r}"
+    manifest = _read_manifest(where, folder)
+    _check_files(where, folder, manifest.files)
+    for scale in manifest.scales.values():
+        for name in filter(None, (scale.step, scale.first)):
+            if name not in manifest.files:
+                raise FlashsrError(f"{where}: {name[:100]!r} has no sha256 under 'files'; export the bundle again")
+    return Bundle(
+        folder=folder,
+        name=manifest.name,
+        kind=manifest.kind,
+        channels=manifest.channels,
+        precision=manifest.precision,
+        value_range=manifest.value_range,
+        size_multiple=manifest.size_multiple,
+        schedule=manifest.schedule,
+        preroll=manifest.preroll,
+        max_segment=manifest.max_segment,
+        scales=manifest.scales,
+        color_fix=manifest.color_fix,
+        files=manifest.files,
+        licence=manifest.licence,
+        provenance=manifest.provenance,
+        section=getattr(manifest, manifest.kind),
+    )
+
+
+def _read_manifest(where: str, folder: Path) -> _Manifest:
+    path = folder / MANIFEST
     try:
-        data = json.loads(manifest.read_text(encoding="utf-8"))
+        if leaves(path, folder):
+            raise UnfitFileError("it is a link that leaves the folder", path)
+        data = read_regular(path, limit_bytes=_LARGEST_MANIFEST_BYTES)
     except FileNotFoundError:
         raise FlashsrError(f"no {MANIFEST} in {str(folder)!r}; give a bundle's folder or an .onnx file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FlashsrError(f"can't read {str(manifest)!r} ({error}); export the bundle again") from error
-    fields = _Fields(where, data)
-    version = fields.get("format", int)
-    if version != FORMAT:
-        raise FlashsrError(f"{where} has format {version}, this vsflashsr reads {FORMAT}; export it again or update")
-    kind = fields.one_of("kind", get_args(Kind.__value__))
-    numbers = _Fields(f"{where}: schedule", fields.get("schedule", dict))
-    low, high = (float(v) for v in _pair(where, fields.get("value_range", list, [0.0, 1.0])))
-    bundle = Bundle(
-        folder=folder,
-        name=fields.get("name", str),
-        kind=kind,
-        channels=fields.one_of("channels", get_args(Channels.__value__)),
-        precision=fields.one_of("precision", get_args(Precision.__value__), "fp32"),
-        value_range=(low, high),
-        size_multiple=fields.at_least("size_multiple", 1, 1),
-        schedule=Schedule(*(numbers.at_least(k, 1) for k in ("first_reads", "first_emits", "reads", "emits"))),
-        preroll=fields.at_least("preroll", 0, 0),
-        max_segment=fields.at_least("max_segment", 1),
-        scales=_scales(where, fields.get("scales", dict)),
-        color_fix=fields.one_of("color_fix", get_args(ColorFix.__value__), "none"),
-        files=_check_files(where, folder, fields.get("files", dict)),
-        licence=fields.get("licence", str, ""),
-        provenance=fields.get("provenance", dict, {}),
-        section=fields.get(kind, dict, {}),
-    )
-    for scale in bundle.scales.values():
-        for name in filter(None, (scale.step, scale.first)):
-            if name not in bundle.files:
-                raise FlashsrError(f"{where}: {name!r} has no sha256 under 'files'; export the bundle again")
-    return bundle
+    except OSError as error:
+        raise FlashsrError(f"can't read {str(path)!r} ({error.strerror}); get the bundle again") from error
+    try:
+        if (version := decode(data, _Version).format) != FORMAT:
+            raise FlashsrError(f"it has format {version}, this vsflashsr reads {FORMAT}; export it again or update")
+        return decode(data, _Manifest)
+    except MalformedError as error:
+        raise FlashsrError(f"{where}: {error}; export the bundle again") from error
+    except FlashsrError as error:
+        raise FlashsrError(f"{where}: {error}") from error
 
 
-def _pair(where: str, value: list[Any]) -> tuple[float, float]:
-    match value:
-        case [int() | float() as low, int() | float() as high] if low < high:
-            return float(low), float(high)
-    raise FlashsrError(f"{where}: 'value_range' is two rising numbers, got {value!r}; correct the bundle")
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What is looked at first, as all else may differ with it."""
+
+    format: int
 
 
 def write_manifest(folder: Path, data: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def wavelet(hq: Array, lq: Array) -> Array:
     """
     low: Array = lq - hq
     for level in range(_LEVELS):
-        low = _blur(_blur(low, 1 << level, -1), 1 << level, -2)
+        low = blur(blur(low, 1 << level, -1), 1 << level, -2)
     low += hq
     return np.clip(low, -1.0, 1.0, out=low)
 
@@ -44,7 +44,7 @@ def _statistics(planes: Array) -> tuple[Array, Array]:
     return mean.astype(np.float32), np.sqrt(variance + 1e-5).astype(np.float32)
 
 
-def _blur(planes: Array, reach: int, axis: int) -> Array:
+def blur(planes: Array, reach: int, axis: int) -> Array:
     """[1 2 1] / 4 with its outer taps `reach` pixels away; the edge pixel repeats."""
     pad = [(0, 0)] * planes.ndim
     pad[axis] = (reach, reach)

@@ -2,4 +2,17 @@
 
 
 class FlashsrError(ValueError):
-    """One sentence: what is wrong, the value that was got, and what to do about it."""
+    """One sentence: what is wrong, the value that was got, and what to do about it.
+
+    It reaches terminals, and names in it may come from anywhere: what isn't printable is escaped.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for control characters and everything else that a terminal could take for more than text."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

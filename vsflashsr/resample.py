@@ -35,6 +35,11 @@ def resize(frames: Array, height: int, width: int) -> Array:
     if on_grid(frames):
         whole = np.rint(frames * np.float32(255)).astype(np.uint8)
         return resize_u8(whole, height, width).astype(np.float32) / np.float32(255)
+    return resize_float(frames, height, width)
+
+
+def resize_float(frames: Array, height: int, width: int) -> Array:
+    """As `resize`, of frames that aren't 8-bit."""
     out: Array = frames
     for axis, size in ((-1, width), (-2, height)):
         if out.shape[axis] != size:

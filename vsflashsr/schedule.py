@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from .errors import FlashsrError
 
+_MOST_FRAMES = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -30,6 +32,8 @@ class Schedule:
     emits: int
 
     def __post_init__(self) -> None:
+        if max(self.first_reads, self.reads) > _MOST_FRAMES:
+            raise FlashsrError(f"a step reads {_MOST_FRAMES} frames at most, got {self}; correct the bundle")
         if min(self.first_emits, self.emits) < 1:
             raise FlashsrError(f"every step of a schedule emits at least one frame, got {self}; correct the bundle")
         if self.first_reads < self.first_emits:

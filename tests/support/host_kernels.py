@@ -1,4 +1,4 @@
-"""What the kernels compute, in NumPy on the mock device's memory: a step takes a second with these, minutes interpreted.
+"""What the kernels compute, by the host's own functions on the mock device's memory: a step takes a second, not minutes.
 
 `tests/models/flashvsr/test_host_kernels.py` holds each against the interpreter, launch by launch.
 """
@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vsflashsr import colour_fix, resample
 from vsflashsr.gpu.device import Stream
+from vsflashsr.models.flashvsr.host import attention, step
+from vsflashsr.models.flashvsr.host.attention import pooled
 from vsflashsr.models.flashvsr.kernels.launches import Launch
 from vsflashsr.models.flashvsr.kernels.table import MOMENT_PIXELS, kernels
-from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS
+from vsflashsr.models.flashvsr.rope import rope_split, rotate
+from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid, local_mask, window_order
 
 from .mock_cuda import MockDriver
 
@@ -26,54 +30,44 @@ _TYPES = {"fp16": np.float16, "fp32": np.float32}
 
 
 def _rotate(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    windows, heads, rows, cols = grid[0], a["heads"], a["rows"], a["cols"]
-    side = dim // 3 // 2
-    time = dim // 2 - 2 * side
-    lengths = a["latents"] * time, rows * 8 * side, cols * 8 * side
-    token, window = np.arange(WINDOW_TOKENS), np.arange(windows)[:, None]
-    place = window % (rows * cols)
-    latent = window // (rows * cols) * 2 + token // 64
-    row, col = place // cols * 8 + token % 64 // 8, place % cols * 8 + token % 8
-    turned: list[NDArray[Any]] = []
-    for name in ("cosine", "sine"):
-        by_time, by_row, by_col = np.split(view(a[name], sum(lengths), _F4), np.cumsum(lengths)[:-1])
-        parts = (
-            by_time.reshape(-1, time)[latent],
-            by_row.reshape(-1, side)[row],
-            by_col.reshape(-1, side)[col],
-        )
-        turned.append(np.concatenate(parts, axis=-1)[:, :, None])
-    cosine, sine = turned
+    windows, heads, slice_grid = grid[0], a["heads"], Grid(a["rows"], a["cols"])
+    place = window_order(slice_grid, windows // slice_grid.blocks)
+    latent, rest = np.divmod(place, slice_grid.slice_tokens // 2)
+    positions = latent, *np.divmod(rest, slice_grid.cols * 8)
+    widths = [part // 2 for part in rope_split(dim)]
+    lengths = [n * width for n, width in zip((a["latents"], a["rows"] * 8, a["cols"] * 8), widths, strict=True)]
+
+    def by_token(name: str) -> NDArray[Any]:
+        parts = np.split(view(a[name], sum(lengths), _F4), np.cumsum(lengths)[:-1])
+        found = [part.reshape(-1, w)[at] for part, w, at in zip(parts, widths, positions, strict=True)]
+        return np.concatenate(found, axis=-1)
+
     for name in ("q", "k"):
         count = windows * WINDOW_TOKENS * heads * dim
-        pairs = view(a[name], count, dtype).astype(_F4).reshape(windows, WINDOW_TOKENS, heads, dim // 2, 2)
-        even, odd = pairs[..., 0], pairs[..., 1]
-        out = np.stack([even * cosine - odd * sine, even * sine + odd * cosine], axis=-1)
-        view(a[f"{name}_out"], count, dtype)[:] = out.ravel()
-        view(a[f"{name}_mean"], windows * heads * dim, _F4)[:] = out.mean(axis=1, dtype=_F4).ravel()
+        flat = view(a[name], count, dtype).astype(_F4).reshape(-1, heads, dim)
+        turned = rotate(flat, by_token("cosine"), by_token("sine"))
+        view(a[f"{name}_out"], count, dtype)[:] = turned.ravel()
+        view(a[f"{name}_mean"], windows * heads * dim, _F4)[:] = pooled(turned).transpose(1, 0, 2).ravel()
 
 
 def _scores(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    heads, queries, keys, rows, cols = a["heads"], a["queries"], a["keys"], a["rows"], a["cols"]
-    q = view(a["q_mean"], queries * heads * dim, _F4).reshape(queries, heads, dim)
-    k = view(a["k_mean"], keys * heads * dim, _F4).reshape(keys, heads, dim)
-    product = np.einsum("qhd,khd->hqk", q, k) * _F4(dim**-0.5)
-    at, seen = np.arange(queries)[:, None] % (rows * cols), np.arange(keys)[None] % (rows * cols)
-    down = seen // cols - at // cols + a["local_range"] // 2
-    right = seen % cols - at % cols + a["local_range"] // 2
-    visible = (down >= 0) & (down < a["local_range"]) & (right >= 0) & (right < a["local_range"])
-    view(a["out"], heads * queries * keys, _F4)[:] = np.where(visible, product, _F4(-np.inf)).ravel()
+    heads = a["heads"]
+    q, k = (
+        view(a[f"{name}_mean"], count * heads * dim, _F4).reshape(count, heads, dim).transpose(1, 0, 2)
+        for name, count in (("q", a["queries"]), ("k", a["keys"]))
+    )
+    found = attention.scores(q, k, local_mask(Grid(a["rows"], a["cols"]), a["local_range"]))
+    view(a["out"], found.size, _F4)[:] = found.ravel()
 
 
 def _softmax(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     values = view(a["values"], grid[0] * a["keys"], _F4).reshape(grid[0], -1)
-    values[:] = np.exp(values - values.max(axis=1, keepdims=True))
-    values /= values.sum(axis=1, keepdims=True)
+    values[:] = attention.softmax(values)
 
 
 def _threshold(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     values = view(a["values"], grid[0] * a["count"], _F4).reshape(grid[0], -1)
-    view(a["out"], grid[0], _F4)[:] = np.sort(values, axis=1)[:, a["count"] - a["rank"]]
+    view(a["out"], grid[0], _F4)[:] = attention.thresholds(values, a["rank"])
 
 
 def _kept_lists(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
@@ -97,106 +91,77 @@ def _longest_first(view: View, a: Values, grid: tuple[int, int, int], dtype: Any
 def _attend(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     heads, queries, keys = a["heads"], a["queries"], a["keys"]
 
-    def windows(name: str, count: int) -> NDArray[Any]:
-        flat = view(a[name], count * WINDOW_TOKENS * heads * dim, dtype)
-        return flat.reshape(count, WINDOW_TOKENS, heads, dim)
+    def tokens(name: str, count: int) -> NDArray[Any]:
+        return view(a[name], count * WINDOW_TOKENS * heads * dim, dtype).reshape(-1, heads, dim)
 
-    q, out = windows("q", queries), windows("out", queries)
-    # Slots that hold nothing yet are never listed, so whatever lies there is not looked at.
-    k, v = windows("k", keys), windows("v", keys)
     lists = view(a["lists"], heads * queries * keys, _I4).reshape(heads, queries, keys)
     counts = view(a["counts"], heads * queries, _I4).reshape(heads, queries)
     order = view(a["order"], heads * queries, _I4).reshape(heads, queries)
-    for head in range(heads):
-        for query in order[head]:
-            kept = lists[head, query, : counts[head, query]]
-            if not len(kept):
-                out[query, :, head] = 0
-                continue
-            key, value = (part[kept, :, head].astype(_F4).reshape(-1, dim) for part in (k, v))
-            scores = q[query, :, head].astype(_F4) @ key.T * _F4(dim**-0.5)
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            out[query, :, head] = weights @ value / weights.sum(axis=1, keepdims=True)
+    assert (np.sort(order, axis=1) == np.arange(queries)).all()
+    kept = np.zeros((heads, queries, keys), bool)
+    for head, query in np.ndindex(heads, queries):
+        kept[head, query, lists[head, query, : counts[head, query]]] = True
+    # Slots that hold nothing yet are never listed, so whatever lies there is not looked at.
+    q, k, v = (tokens(name, count).astype(_F4) for name, count in (("q", queries), ("k", keys), ("v", keys)))
+    tokens("out", queries)[:] = attention.attend_blocks(q, k, v, kept)
 
 
 def _gather_latent(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     rows, cols, words = a["rows"], a["cols"], a["words"]
-    source = view(a["source"], rows * cols * 64 * words, _I4).reshape(rows, 8, cols, 8, words)
-    into = view(a["out"], (rows * cols * WINDOW_TOKENS - 64) * words, _I4)
-    for row in range(rows):
-        for col in range(cols):
-            first = (row * cols + col) * WINDOW_TOKENS * words
-            into[first : first + 64 * words] = source[row, :, col].ravel()
+    source = view(a["source"], rows * cols * 64 * words, _I4).reshape(-1, words)
+    into = view(a["out"], (rows * cols * WINDOW_TOKENS - 64) * words, _I4).reshape(-1, words)
+    order = window_order(Grid(rows, cols), 1)
+    own = np.flatnonzero(order < len(source))  # a slice's first latent
+    into[own] = source[order[own]]
 
 
-def _patch_box(view: View, a: Values, grid: tuple[int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Views of latents (slices, 2, 16, bh, 8, 2, bw, 8, 2) and patches (slices, bh, bw, 2, 8, 8, 2, 2, 16)."""
-    rows, cols = a["rows"], a["cols"]
-    slices = grid[0] * 64 // (rows * cols * WINDOW_TOKENS)
-    frame, channel, width = a["frame_stride"], a["channel_stride"], cols * 16
-    count = (2 * slices - 1) * frame + 15 * channel + rows * cols * 256
+def _patches(view: View, a: Values, grid: tuple[int, int, int]) -> tuple[Grid, NDArray[Any], NDArray[Any]]:
+    """The slices' grid, and views of latents (16, latents, rows, columns) and patches (tokens, 64)."""
+    slice_grid = Grid(a["rows"], a["cols"])
+    slices = grid[0] * 64 // slice_grid.slice_tokens
+    frame, channel, height, width = a["frame_stride"], a["channel_stride"], a["rows"] * 16, a["cols"] * 16
+    count = (2 * slices - 1) * frame + 15 * channel + height * width
     latents = np.lib.stride_tricks.as_strided(
-        view(a["latents"], count, _F4),
-        (slices, 2, 16, rows, 8, 2, cols, 8, 2),
-        [4 * s for s in (2 * frame, frame, channel, 16 * width, 2 * width, width, 16, 2, 1)],
+        view(a["latents"], count, _F4), (16, 2 * slices, height, width), (4 * channel, 4 * frame, 4 * width, 4)
     )
-    patches = view(a["patches"], slices * rows * cols * WINDOW_TOKENS * 64, _F4)
-    return latents.transpose(0, 3, 6, 1, 4, 7, 5, 8, 2), patches.reshape(slices, rows, cols, 2, 8, 8, 2, 2, 16)
+    return slice_grid, latents, view(a["patches"], slices * slice_grid.slice_tokens * 64, _F4).reshape(-1, 64)
 
 
 def _to_patches(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    latents, patches = _patch_box(view, a, grid)
-    patches[:] = latents
+    slice_grid, latents, patches = _patches(view, a, grid)
+    patches[:] = step.to_patches(latents, slice_grid)
 
 
 def _from_patches(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    latents, patches = _patch_box(view, a, grid)
-    latents[:] = patches
-
-
-def _resized(
-    view: View, a: Values, lines: NDArray[Any], size: int, target: int, plane: int, levels: NDArray[Any]
-) -> NDArray[Any]:
-    """(size, n) → (target, n) of one plane, clipped, as levels where the frame is on the grid."""
-    taps = a["taps"]
-    starts = view(a["starts"], target, _I4)
-    columns = np.minimum(starts[:, None] + np.arange(taps), size - 1)
-    if levels[plane // 3]:
-        whole = view(a["whole_weights"], target * taps, _I4).reshape(target, taps).astype(np.int64)
-        sums = np.einsum("to,ton->tn", whole, lines.astype(np.int64)[columns])
-        levels_made: NDArray[Any] = np.clip((sums + (1 << 21)) >> 22, 0, 255).astype(_F4)
-        return levels_made
-    weights = view(a["weights"], target * taps, _F4).reshape(target, taps)
-    made: NDArray[Any] = np.clip(np.einsum("to,ton->tn", weights, lines[columns]), 0, 1)
-    return made
+    slice_grid, latents, patches = _patches(view, a, grid)
+    latents[:] = step.from_patches(patches, slice_grid)
 
 
 def _resize_columns(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    height, width, target, planes = a["height"], a["width"], a["target"], grid[2]
-    source = view(a["source"], planes * height * width, _F4).reshape(planes, height, width)
-    out = view(a["out"], planes * height * target, _F4).reshape(planes, height, target)
-    exact = view(a["exact"], planes // 3, _I4)
-    for plane in range(planes):
-        lines = source[plane].T
-        if exact[plane // 3]:
-            lines = np.rint(lines * _F4(255))
-        out[plane] = _resized(view, a, lines, width, target, plane, exact).T
+    """Frames on the 8-bit grid come out as levels, the others in 0..1."""
+    height, width, target, frames = a["height"], a["width"], a["target"], grid[2] // 3
+    source = view(a["source"], 3 * frames * height * width, _F4).reshape(frames, 3, height, width)
+    out = view(a["out"], 3 * frames * height * target, _F4).reshape(frames, 3, height, target)
+    for n, exact in enumerate(view(a["exact"], frames, _I4)):
+        if exact:
+            out[n] = resample.resize_u8(np.rint(source[n] * _F4(255)).astype(np.uint8), height, target)
+        else:
+            out[n] = resample.resize_float(source[n], height, target)
 
 
 def _resize_rows(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    height, width, target, planes = a["height"], a["width"], a["target"], grid[2]
-    source = view(a["source"], planes * height * width, _F4).reshape(planes, height, width)
-    out = view(a["out"], planes * a["padded_height"] * a["padded_width"], _F4).reshape(
-        planes, a["padded_height"], a["padded_width"]
-    )
-    exact = view(a["exact"], planes // 3, _I4)
-    missing = ((0, a["padded_height"] - target), (0, a["padded_width"] - width))
-    for plane in range(planes):
-        made = _resized(view, a, source[plane], height, target, plane, exact)
-        if exact[plane // 3]:
-            made = made / _F4(255)
-        mode: Any = "reflect" if a["reflect"] else "edge"
-        out[plane] = np.pad(made * _F4(2) - _F4(1), missing, mode=mode)
+    height, width, target, frames = a["height"], a["width"], a["target"], grid[2] // 3
+    padded = a["padded_height"], a["padded_width"]
+    source = view(a["source"], 3 * frames * height * width, _F4).reshape(frames, 3, height, width)
+    out = view(a["out"], 3 * frames * padded[0] * padded[1], _F4).reshape(frames, 3, *padded)
+    missing = ((0, 0), (0, padded[0] - target), (0, padded[1] - width))
+    mode: Any = "reflect" if a["reflect"] else "edge"
+    for n, exact in enumerate(view(a["exact"], frames, _I4)):
+        if exact:
+            made = resample.resize_u8(source[n].astype(np.uint8), target, width).astype(_F4) / _F4(255)
+        else:
+            made = resample.resize_float(source[n], target, width)
+        out[n] = np.pad(made * _F4(2) - _F4(1), missing, mode=mode)
 
 
 def _plane(view: View, a: Values, name: str, plane: int) -> NDArray[Any]:
@@ -252,10 +217,8 @@ def _wavelet_difference(view: View, a: Values, grid: tuple[int, int, int], dtype
 def _wavelet_blur(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     reach = a["reach"]
     for plane in range(grid[1]):
-        padded = np.pad(_packed(view, a, "source", plane), reach, mode="edge")
-        across = (padded[:, : -2 * reach] + padded[:, 2 * reach :] + 2 * padded[:, reach:-reach]) * _F4(0.25)
-        both = (across[: -2 * reach] + across[2 * reach :] + 2 * across[reach:-reach]) * _F4(0.25)
-        _packed(view, a, "out", plane)[:] = both
+        across = colour_fix.blur(_packed(view, a, "source", plane), reach, -1)
+        _packed(view, a, "out", plane)[:] = colour_fix.blur(across, reach, -2)
 
 
 def _wavelet_finish(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:

@@ -15,8 +15,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from vsflashsr.bundle import sha256_of, write_manifest
+from vsflashsr.bundle import write_manifest
 from vsflashsr.errors import FlashsrError
+from vsflashsr.files import sha256_of
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.network.dit import Constants, build_constants
 from vsflashsr.models.flashvsr.network.pieces import (

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..errors import FlashsrError
+from ..onnx_file import examined, read_graph
 from .graph import Tensor
 
 if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
@@ -54,8 +55,11 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
         where = f"the model {str(path)!r}"
+        graph = read_graph(path)
+        # What was looked at is what is loaded; only a graph with weights in other files needs its name, to find them.
+        model: bytes | Path = path if examined(path, graph).external else graph
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types, some bare RuntimeError
             reason = str(error).strip().splitlines()[0]
             raise FlashsrError(f"ONNX Runtime can't load {where} ({reason}); export or download it again") from error

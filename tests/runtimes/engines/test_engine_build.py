@@ -18,10 +18,10 @@ pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
 from vsflashsr.bundle import load_bundle, write_manifest
 from vsflashsr.errors import FlashsrError
+from vsflashsr.onnx_file import read_onnx
 from vsflashsr.runtimes.engines.build import build_plan
 from vsflashsr.runtimes.engines.key import EngineRequest, ShapeRange, key_of
 from vsflashsr.runtimes.engines.modules import load_module, target_of, target_without_gpu
-from vsflashsr.runtimes.engines.onnx_file import read_onnx
 from vsflashsr.runtimes.engines.progress import BuildStatus, LogProgress, Phases
 from vsflashsr.runtimes.engines.requests import engine_requests
 

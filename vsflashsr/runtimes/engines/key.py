@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .onnx_file import read_onnx
+from ...onnx_file import read_onnx
 
 BUILDER = 1
 """Goes up with every change of ``build`` that makes other engines from the same request."""

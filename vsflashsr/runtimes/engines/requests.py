@@ -8,8 +8,8 @@ from pathlib import Path
 from ...bundle import Bundle, load_bundle
 from ...errors import FlashsrError
 from ...geometry import padded
+from ...onnx_file import read_onnx
 from .key import EngineRequest, Shape, ShapeRange, Target
-from .onnx_file import read_onnx
 
 type Size = tuple[int, int]
 """(width, height) of low-resolution frames, or of the tiles they are cut into."""

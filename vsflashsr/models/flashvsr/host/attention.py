@@ -51,18 +51,33 @@ def kept_pairs(queries: Array, keys: Array, plan: AttentionPlan) -> BoolArray:
     largest of the slice, so ties at the threshold are dropped and a row may keep nothing.
     """
     heads, query_count, _ = queries.shape
-    key_count = keys.shape[1]
-    size = plan.grid.blocks
-    scores = queries @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(plan.head_dim))
-    scores = scores.reshape(heads, query_count // size, size, key_count // size, size)
-    scores = np.where(plan.visible[None, None, :, None, :], scores, np.float32(-np.inf))
-    scores = scores.reshape(heads, query_count // size, size, key_count)
-    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    flat = (scores / scores.sum(axis=-1, keepdims=True)).reshape(heads, query_count // size, size * key_count)
-    pairs = flat.shape[-1]
-    rank = pairs - 1 - min(pairs - 1, plan.budget)
-    threshold = np.partition(flat, rank, axis=-1)[..., rank : rank + 1]
-    return (flat > threshold).reshape(heads, query_count, key_count)
+    flat = softmax(scores(queries, keys, plan.visible)).reshape(heads, query_count // plan.grid.blocks, -1)
+    limits = thresholds(flat, 1 + min(flat.shape[-1] - 1, plan.budget))
+    return (flat > limits[..., None]).reshape(heads, query_count, -1)
+
+
+def scores(queries: Array, keys: Array, visible: BoolArray) -> Array:
+    """q k' / sqrt(d) of pooled windows, -inf where the mask (S, S) between two slices lets nothing be seen."""
+    heads, query_count, head_dim = queries.shape
+    size = len(visible)
+    found = queries @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(head_dim))
+    found = found.reshape(heads, query_count // size, size, -1, size)
+    seen: Array = np.where(visible[None, None, :, None, :], found, np.float32(-np.inf))
+    return seen.reshape(heads, query_count, -1)
+
+
+def softmax(rows: Array) -> Array:
+    """Of each row."""
+    out: Array = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    out /= out.sum(axis=-1, keepdims=True)
+    return out
+
+
+def thresholds(rows: Array, rank: int) -> Array:
+    """The `rank`-th largest of each row."""
+    at = rows.shape[-1] - rank
+    out: Array = np.partition(rows, at, axis=-1)[..., at]
+    return out
 
 
 def attend_window(q: Array, k: Array, v: Array) -> Array:
