@@ -13,6 +13,8 @@ from vsflashsr.runtimes.engines.build import builds_left_behind
 
 from .engine_commands import add_commands
 
+MODELS = ("flashvsr", "realviformer")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; an error is one sentence on stderr and status 1."""
@@ -40,18 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "export",
-        help="turn a FlashVSR checkpoint into a bundle for flashsr(model=...)",
-        description="Turns a FlashVSR checkpoint into a bundle. The published size takes 4 GB of memory, and 6.5 GB of disk "
-        "in fp32 or 3.3 GB in 16 bit.",
+        help="turn a checkpoint into a bundle for flashsr(model=...)",
+        description="Turns a published checkpoint into a bundle. FlashVSR's takes 4 GB of memory, and 6.5 GB of disk in fp32 or "
+        "3.3 GB in 16 bit; RealViformer's 1 GB, and 24 or 12 MB.",
+    )
+    parser.add_argument(
+        "--model", choices=MODELS, default="flashvsr", help="what the checkpoint is of (default: %(default)s)"
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder with the published files")
-    parser.add_argument(
-        "--version",
-        required=True,
-        choices=("v1", "v1.1"),
-        help="release the files are from: nothing in them tells, and the wrong one makes pictures that ghost",
-    )
-    parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="decoder (default: %(default)s)")
     parser.add_argument(
         "--precision",
         choices=("fp16", "bf16", "fp32"),
@@ -60,10 +58,15 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make; it must not exist")
     parser.add_argument("--name", help="name of the bundle (default: that of the folder)")
-    parser.add_argument(
-        "--head-dim", type=int, default=128, metavar="N", help="channels per head (default: %(default)s)"
+    flashvsr = parser.add_argument_group("FlashVSR")
+    flashvsr.add_argument(
+        "--version",
+        choices=("v1", "v1.1"),
+        help="release the files are from, which nothing in them tells: the wrong one makes pictures that ghost",
     )
-    parser.add_argument(
+    flashvsr.add_argument("--variant", choices=("tiny", "full"), help="decoder (default: tiny)")
+    flashvsr.add_argument("--head-dim", type=int, metavar="N", help="channels per head (default: 128)")
+    flashvsr.add_argument(
         "--option",
         action="append",
         default=[],
@@ -76,29 +79,66 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _export(given: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from vsflashsr.models.flashvsr.options import Options
-
-    from .flashvsr.checkpoint import load_checkpoint
-    from .flashvsr.export import export_bundle, export_bytes
-
-    options = Options().overridden(dict(map(_option, given.option)))
     if given.out.exists():
         raise FlashsrError(f"{str(given.out)!r} is there already; give another --out or remove it first")
-    checkpoint = load_checkpoint(
-        given.checkpoint, version=given.version, variant=given.variant, head_dim=given.head_dim
-    )
-    total = export_bytes(checkpoint.config, given.precision)
+    total, write = _EXPORTERS[given.model](given)
     with tqdm(total=total, unit="B", unit_scale=True, desc="export", file=sys.stderr) as bar:
 
         def progress(what: str, size: int) -> None:
             bar.set_postfix_str(what)
             bar.update(size)
 
-        export_bundle(
-            checkpoint, given.out, precision=given.precision, options=options, name=given.name, progress=progress
-        )
+        write(progress)
         bar.total = bar.n  # the total was an estimate
     return 0
+
+
+type _Export = tuple[int, Callable[[Callable[[str, int], None]], None]]
+"""About how many bytes, and what writes them."""
+
+
+def _flashvsr(given: argparse.Namespace) -> _Export:
+    from vsflashsr.models.flashvsr.options import Options
+
+    from .flashvsr.checkpoint import load_checkpoint
+    from .flashvsr.export import export_bundle, export_bytes
+
+    options = Options().overridden(dict(map(_option, given.option)))
+    if given.version is None:
+        raise FlashsrError(
+            "export needs --version for FlashVSR, got none; say v1 or v1.1, the release the files are from: nothing in them tells"
+        )
+    checkpoint = load_checkpoint(
+        given.checkpoint, version=given.version, variant=given.variant or "tiny", head_dim=given.head_dim or 128
+    )
+    return export_bytes(checkpoint.config, given.precision), lambda progress: export_bundle(
+        checkpoint, given.out, precision=given.precision, options=options, name=given.name, progress=progress
+    )
+
+
+def _realviformer(given: argparse.Namespace) -> _Export:
+    from .realviformer.checkpoint import load_checkpoint
+    from .realviformer.export import export_bundle, export_bytes
+
+    _only_flashvsr(given)
+    checkpoint = load_checkpoint(given.checkpoint)
+    return export_bytes(checkpoint, given.precision), lambda progress: export_bundle(
+        checkpoint, given.out, precision=given.precision, name=given.name, progress=progress
+    )
+
+
+def _only_flashvsr(given: argparse.Namespace) -> None:
+    """Refuses what has no meaning for another model."""
+    for name in ("version", "variant", "head_dim", "option"):
+        if value := getattr(given, name):
+            flag = "--" + name.replace("_", "-")
+            raise FlashsrError(f"{flag} is FlashVSR's, got {value!r} with --model {given.model}; leave it out")
+
+
+_EXPORTERS: dict[str, Callable[[argparse.Namespace], _Export]] = {
+    "flashvsr": _flashvsr,
+    "realviformer": _realviformer,
+}
 
 
 def _option(text: str) -> tuple[str, int | float | str]:
@@ -129,6 +169,6 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from .flashvsr.verify import verify
+    from .verify import verify
 
     return 0 if verify(given.golden, given.executor, given.head_dim, sys.stdout.write) else 1

@@ -1,10 +1,11 @@
-"""Writes a FlashVSR checkpoint of random weights: the published files, names, shapes and dtypes, and no trained picture.
+"""Writes a checkpoint of random weights: the published files, names, shapes and dtypes, and no trained picture.
 
 For trying the exporter's memory and time at the real size, and for tests. One tensor is in memory at a time; the same
 seed and sizes give the same weights. Needs the "export" extra.
 
     python -m trt_build.random_checkpoint OUT --variant full          # 6.8 GB
     python -m trt_build.random_checkpoint OUT --reduced               # 4 MB
+    python -m trt_build.random_checkpoint OUT --model realviformer    # 47 MB
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from vsflashsr.models.flashvsr.network.config import (
     vae_layout,
 )
 
+from .realviformer import layout as realviformer
+
 PUBLISHED = FlashVSRConfig(vae_dim=96)
 REDUCED = FlashVSRConfig(
     dim=64,
@@ -45,6 +48,9 @@ REDUCED = FlashVSRConfig(
     vae_dim=8,
 )
 """Small enough to be made and exported within a test; its head dimension, 32, is in no shape and must be said."""
+
+REALVIFORMER = realviformer.Sizes()
+REALVIFORMER_REDUCED = realviformer.Sizes(features=12, blocks=(1, 1, 2, 1), heads=(1, 3, 2), merge_heads=3, squeeze=(2, 4, 2))
 
 Advance = Callable[[int], object]
 
@@ -65,6 +71,30 @@ def write_checkpoint(
         _write_pickle(folder / "Wan2.1_VAE.pth", vae_layout(config), torch.float32, seed, advance)
     prompt = random_tensor("context", (1, config.text_len, config.text_dim), seed) * 0.5
     torch.save(prompt.bfloat16(), folder / "posi_prompt.pth")
+
+
+def write_realviformer(
+    folder: Path, sizes: realviformer.Sizes, *, seed: int = 0, advance: Advance = lambda _: None
+) -> None:
+    """Writes ``weights.pth``: two state dicts, as published, of which the one called "params" is the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = realviformer.layout(sizes)
+    params = {name: _realviformer_tensor(name, shape, seed) for name, shape in table.items()}
+    advance(sum(map(math.prod, table.values())))
+    leftover = {realviformer.MASK: torch.ones(1)}
+    averaged = {name: random_tensor(name, shape, seed + 1) for name, shape in table.items()}
+    torch.save({"params": params | leftover, "params_ema": averaged | leftover}, folder / "weights.pth")
+
+
+def _realviformer_tensor(name: str, shape: Shape, seed: int) -> torch.Tensor:
+    """As `random_tensor`, but flows are a few pixels, and what is added to the plain upscale is about 0.05."""
+    if name.startswith("spynet.") and len(shape) == 4 and shape[0] == 1:
+        values = (0.485, 0.456, 0.406) if name.endswith("mean") else (0.229, 0.224, 0.225)
+        return torch.tensor(values).reshape(shape)
+    tensor = random_tensor(name, shape, seed)
+    if name.endswith("temperature"):
+        return 3 + 10 * tensor
+    return tensor * (0.1 if name.endswith(".basic_module.8.weight") or name == "conv_last.weight" else 1)
 
 
 def random_tensor(name: str, shape: Shape, seed: int) -> torch.Tensor:
@@ -118,15 +148,20 @@ def _tensors(layout: Layout, seed: int, advance: Advance) -> Iterator[tuple[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a FlashVSR checkpoint of random weights.")
+    parser = argparse.ArgumentParser(description="Write a checkpoint of random weights.")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="which decoder (default: tiny)")
-    parser.add_argument("--reduced", action="store_true", help="a model of 2 MB with head dimension 32")
+    parser.add_argument("--model", choices=("flashvsr", "realviformer"), default="flashvsr")
+    parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="FlashVSR's decoder (default: tiny)")
+    parser.add_argument("--reduced", action="store_true", help="a small model; FlashVSR's has head dimension 32")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    config = REDUCED if arguments.reduced else PUBLISHED
-    total = count_values(config, arguments.variant)
-    with tqdm(total=total, unit="value", unit_scale=True, desc="random weights") as bar:
+    with tqdm(unit="value", unit_scale=True, desc="random weights") as bar:
+        if arguments.model == "realviformer":
+            sizes = REALVIFORMER_REDUCED if arguments.reduced else REALVIFORMER
+            write_realviformer(arguments.out, sizes, seed=arguments.seed, advance=bar.update)
+            return
+        config = REDUCED if arguments.reduced else PUBLISHED
+        bar.total = count_values(config, arguments.variant)
         write_checkpoint(arguments.out, config, variant=arguments.variant, seed=arguments.seed, advance=bar.update)
 
 

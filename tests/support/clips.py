@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import vapoursynth as vs
 
@@ -44,3 +46,24 @@ def planes(frame: vs.VideoFrame) -> list[np.ndarray]:
 def digest(frame: vs.VideoFrame) -> bytes:
     """All bytes of a frame."""
     return b"".join(p.tobytes() for p in planes(frame))
+
+
+def rgb_clip(video: Sequence[np.ndarray], cuts: tuple[int, ...] = ()) -> vs.VideoNode:
+    """An RGBS clip of (3, h, w) arrays, flagged with these cuts and no others."""
+    _, height, width = video[0].shape
+    blank = vs.core.std.BlankClip(width=width, height=height, length=len(video), format=vs.RGBS, keep=True)
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        out = f.copy()
+        for plane in range(3):
+            np.asarray(out[plane])[...] = video[n][plane]
+        out.props["_SceneChangePrev"] = int(n in cuts)
+        return out
+
+    return blank.std.ModifyFrame(blank, fill)
+
+
+def read(clip: vs.VideoNode, order: Sequence[int] | None = None) -> dict[int, np.ndarray]:
+    """Frames as (planes, h, w), asked for in this order."""
+    numbers = range(clip.num_frames) if order is None else order
+    return {n: np.stack(planes(clip.get_frame(n))) for n in numbers}

@@ -19,11 +19,11 @@ pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
 
 import torch
 
+from trt_build.bundle_folder import silent
 from trt_build.cli import main
 from trt_build.flashvsr import export as export_module
 from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.flashvsr.export import pieces_of, write_piece
-from trt_build.flashvsr.export_parts import silent
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.host.model import FlashVSRModel

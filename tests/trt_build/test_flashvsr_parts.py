@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trt_build.bundle_folder import converted
 from trt_build.flashvsr import verify_parts
-from trt_build.flashvsr.export_parts import converted, write_projector, write_tcdecoder, write_vae
+from trt_build.flashvsr.export_parts import write_projector, write_tcdecoder, write_vae
 from trt_build.random_checkpoint import random_tensor
 from vsflashsr.colour_fix import adain, wavelet
 from vsflashsr.errors import FlashsrError

@@ -7,15 +7,12 @@ reverse) loads without complaint and makes pictures that ghost. The version is w
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.network.config import (
@@ -28,13 +25,11 @@ from vsflashsr.models.flashvsr.network.config import (
     vae_layout,
 )
 
+from ..weights_file import WeightsFile, check_dtypes, open_weights, some
+
 VERSIONS = ("v1", "v1.1")
 VARIANTS = ("tiny", "full")
 
-_SHOWN = 4
-_FLOATS = ("float32", "float16", "bfloat16")
-_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_WRAPPERS = ("model_state", "state_dict")
 
 PartName = Literal["dit", "projector", "tcdecoder", "vae", "prompt"]
 
@@ -98,97 +93,13 @@ _PARTS: dict[PartName, _Part] = {
 }
 
 
-class _SafetensorsFile:
-    """Opened for each tensor: nothing stays mapped, so memory never holds more than the tensors in use."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shapes: dict[str, Shape] = {}
-        self.dtypes: dict[str, str] = {}
-        try:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a dict
-                    view = file.get_slice(key)
-                    self.shapes[key] = tuple(view.get_shape())
-                    self.dtypes[key] = _SAFETENSORS_DTYPES.get(view.get_dtype(), view.get_dtype())
-        except (SafetensorError, OSError, ValueError) as error:
-            raise FlashsrError(
-                f"{path.name} can't be read as safetensors ({_line(error)}), size {path.stat().st_size} bytes; "
-                "the file is truncated or damaged: download it again"
-            ) from error
-
-    def read(self, key: str) -> torch.Tensor:
-        with safe_open(self.path, "pt") as file:
-            tensor: torch.Tensor = file.get_tensor(key).clone()
-        return tensor
-
-
-class _PickleFile:
-    """A torch pickle, loaded with `weights_only` (nothing in it is executed) and mapped where it can be."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
-        if is_zip and not zipfile.is_zipfile(path):
-            raise FlashsrError(
-                f"{path.name} ends too early ({path.stat().st_size} bytes); the file is truncated: download it again"
-            )
-        try:
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            if "Unsupported global" in str(error):
-                raise FlashsrError(
-                    f"{path.name} holds more than plain tensors and is refused, because loading the rest could run code; "
-                    "use the published file"
-                ) from error
-            raise FlashsrError(
-                f"{path.name} can't be read as a torch checkpoint, size {path.stat().st_size} bytes; the file is "
-                "truncated or damaged: download it again"
-            ) from error
-        self._tensors = _flat(loaded, path)
-        self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
-        self.dtypes = {key: str(tensor.dtype).removeprefix("torch.") for key, tensor in self._tensors.items()}
-
-    def read(self, key: str) -> torch.Tensor:
-        return self._tensors[key].detach().clone()
-
-
-_File = _SafetensorsFile | _PickleFile
-
-
-def _flat(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a loaded pickle by name; a lone tensor is called like the prompt."""
-    if isinstance(loaded, torch.Tensor):
-        return {_PARTS["prompt"].anchor: loaded}
-    if isinstance(loaded, Mapping):
-        for wrapper in _WRAPPERS:
-            if isinstance(loaded.get(wrapper), Mapping):
-                return _flat(loaded[wrapper], path)
-        tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
-        if tensors:
-            return tensors
-    raise FlashsrError(
-        f"{path.name} holds no tensors but a {type(loaded).__name__}; use the published file, a flat state dict"
-    )
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".")[:160] if text else type(error).__name__
-
-
-def _open(path: Path) -> _File:
-    return _SafetensorsFile(path) if path.suffix == ".safetensors" else _PickleFile(path)
-
-
 class Weights(Mapping[str, torch.Tensor]):
     """The tensors of one part under their published names and in their published shapes, read when indexed.
 
     Each access reads from the file and returns a fresh tensor of the stored dtype: keep it no longer than needed.
     """
 
-    def __init__(self, file: _File, prefix: str, layout: Layout) -> None:
+    def __init__(self, file: WeightsFile, prefix: str, layout: Layout) -> None:
         self._file, self._prefix, self._layout = file, prefix, layout
 
     @property
@@ -269,7 +180,7 @@ def load_checkpoint(folder: Path, *, version: str, variant: str, head_dim: int =
         raise FlashsrError(f"there is no checkpoint folder {folder}; give the folder that holds the published files")
 
     decoder: PartName = "tcdecoder" if variant == "tiny" else "vae"
-    opened: dict[Path, _File] = {}
+    opened: dict[Path, WeightsFile] = {}
     files = {part: _find(folder, part, opened) for part in ("dit", "projector", decoder, "prompt")}
     prompt = _read_prompt(files["prompt"])
     config = _infer(files, head_dim)
@@ -304,16 +215,16 @@ def load_part(folder: Path, part: PartName) -> tuple[Weights, FlashVSRConfig]:
     return _checked(file, part, config), config
 
 
-def _find(folder: Path, part: PartName, opened: dict[Path, _File]) -> _File:
+def _find(folder: Path, part: PartName, opened: dict[Path, WeightsFile]) -> WeightsFile:
     """The file of a part: by its published names, else the safetensors file that holds its anchor.
 
     The prompt is a lone tensor whose name says nothing, so it is found by what the file is called, too.
     """
     about = _PARTS[part]
 
-    def open_once(path: Path) -> _File:
+    def open_once(path: Path) -> WeightsFile:
         if path not in opened:
-            opened[path] = _open(path)
+            opened[path] = open_weights(path, lone=_PARTS["prompt"].anchor)
         return opened[path]
 
     if folder.is_file():
@@ -336,18 +247,18 @@ def _find(folder: Path, part: PartName, opened: dict[Path, _File]) -> _File:
     return open_once(candidates[0])
 
 
-def _holds(file: _File, anchor: str) -> bool:
+def _holds(file: WeightsFile, anchor: str) -> bool:
     return any(key == anchor or key.endswith(f".{anchor}") for key in file.shapes)
 
 
-def _prefix(file: _File, part: PartName) -> str:
+def _prefix(file: WeightsFile, part: PartName) -> str:
     """What stands before the part's own names in the file's keys; "" where that can't be told."""
     anchor = _PARTS[part].anchor
     found = {key.removesuffix(anchor) for key in file.shapes if key == anchor or key.endswith(f".{anchor}")}
     return found.pop() if len(found) == 1 else ""
 
 
-def _read_prompt(file: _File) -> torch.Tensor:
+def _read_prompt(file: WeightsFile) -> torch.Tensor:
     about = _PARTS["prompt"]
     keys = list(file.shapes)
     if len(keys) > 1:
@@ -357,7 +268,7 @@ def _read_prompt(file: _File) -> torch.Tensor:
             f"{file.path.name} holds {len(file.shapes)} tensors and none is the prompt; use {about.names[0]} from "
             f"{about.source}"
         )
-    _check_dtype(file, keys)
+    check_dtypes(file, keys)
     prompt = file.read(keys[0]).float()
     if prompt.ndim == 2:
         prompt = prompt[None]
@@ -369,7 +280,7 @@ def _read_prompt(file: _File) -> torch.Tensor:
     return prompt
 
 
-def _infer(files: Mapping[PartName, _File], head_dim: int | None) -> FlashVSRConfig:
+def _infer(files: Mapping[PartName, WeightsFile], head_dim: int | None) -> FlashVSRConfig:
     """Sizes from shapes; where a tensor is missing the published size stands, and the comparison names the tensor."""
     published = FlashVSRConfig()
     prefixes = {part: _prefix(file, part) for part, file in files.items()}
@@ -438,7 +349,7 @@ def _fits(found: Shape, wanted: Shape) -> bool:
     return len(wanted) > 1 and len(long) == 1 and [size for size in found if size > 1] == long
 
 
-def _checked(file: _File, part: PartName, config: FlashVSRConfig) -> Weights:
+def _checked(file: WeightsFile, part: PartName, config: FlashVSRConfig) -> Weights:
     about, prefix, layout = _PARTS[part], _prefix(file, part), _LAYOUTS[part](config)
     strangers = tuple(
         found
@@ -459,7 +370,7 @@ def _checked(file: _File, part: PartName, config: FlashVSRConfig) -> Weights:
     ]
     unexpected = [f"{key} {shape}" for key, shape in present.items() if key not in layout]
     faults = [
-        f"{len(names)} {what} ({_some(names)})"
+        f"{len(names)} {what} ({some(names)})"
         for what, names in (("missing", missing), ("of another shape", differing), ("unexpected", unexpected))
         if names
     ]
@@ -472,18 +383,5 @@ def _checked(file: _File, part: PartName, config: FlashVSRConfig) -> Weights:
             f"{file.path.name} isn't a complete {about.title}: of {len(layout)} tensors {', '.join(faults)}{hint}; "
             f"use {about.names[0]} from {about.source}"
         )
-    _check_dtype(file, [prefix + key for key in layout])
+    check_dtypes(file, [prefix + key for key in layout])
     return Weights(file, prefix, layout)
-
-
-def _check_dtype(file: _File, keys: Iterable[str]) -> None:
-    wrong = [f"{key} is {file.dtypes[key]}" for key in keys if file.dtypes[key] not in _FLOATS]
-    if wrong:
-        raise FlashsrError(
-            f"{file.path.name} holds {len(wrong)} tensors of a type that can't be converted ({_some(wrong)}), expected "
-            f"{', '.join(_FLOATS)}; use the published file, not a quantised one"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

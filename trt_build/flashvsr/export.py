@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from vsflashsr.bundle import write_manifest
-from vsflashsr.errors import FlashsrError
 from vsflashsr.files import sha256_of
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.network.dit import Constants, build_constants
@@ -41,16 +37,16 @@ from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import Graph, Section, TensorEntry
 from vsflashsr.version import __version__
 
+from ..bundle_folder import Progress, all_or_nothing, converted, silent
+from ..graphs import bound, weights_as_inputs, write_graph, write_weights
 from .checkpoint import Checkpoint
-from .export_parts import Progress, converted, silent, write_projector, write_tcdecoder, write_vae
-from .graphs import bound, weights_as_inputs, write_graph, write_weights
+from .export_parts import write_projector, write_tcdecoder, write_vae
 
 SCHEDULE = {"first_reads": 25, "first_emits": 21, "reads": 8, "emits": 8}
 MAX_SEGMENT = 480
 PREROLL = 40
 """Fills the cache (21 + 8 + 8 frames) and, like MAX_SEGMENT, is a multiple of 8: a frame has the same noise and lies in the same
 window whether it is reached by the segment's own run or by the next one's preroll."""
-_SPARE_BYTES = 64 << 20
 _TOKENS = 24
 """Tokens of the example the graphs are traced with: any number does that is no other size in them."""
 
@@ -81,7 +77,7 @@ def export_bundle(
         FlashsrError: `out` exists, the disk is full, or a weight doesn't fit the precision.
     """
     size = export_bytes(checkpoint.config, precision)
-    with _all_or_nothing(out, size + _SPARE_BYTES) as folder:
+    with all_or_nothing(out, size ) as folder:
         dtype = PRECISIONS[precision]
         section = write_section(checkpoint, folder, dtype, options or Options(), progress)
         write_manifest(folder, _manifest(checkpoint, section, precision, name or out.name))
@@ -103,37 +99,6 @@ def _all_modules(config: FlashVSRConfig) -> Iterator[tuple[nn.Module, int]]:
             yield TCDecoder(config), 1
         if config.vae_dim is not None:
             yield WanVaeDecoder(config), 1
-
-
-@contextmanager
-def _all_or_nothing(out: Path, size_bytes: int) -> Iterator[Path]:
-    """A folder beside `out` that takes its name if all goes well and is removed if not."""
-    if out.exists():
-        raise FlashsrError(f"{str(out)!r} is there already; give another --out or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-    except OSError as error:
-        raise FlashsrError(f"can't write to {str(out.parent)!r} ({error.strerror}); give another --out") from error
-    if free < size_bytes:
-        raise FlashsrError(
-            f"the bundle takes about {size_bytes / 1e9:.1f} GB and {str(out.parent)!r} has {free / 1e9:.1f} GB free; make room "
-            "or give another --out"
-        )
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        partial.rename(out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise FlashsrError(
-                f"the disk of {str(out.parent)!r} is full, nothing was kept; make room or give another --out"
-            ) from error
-        raise FlashsrError(f"writing the bundle failed ({error}), nothing was kept; give another --out") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _manifest(checkpoint: Checkpoint, section: Section, precision: str, name: str) -> dict[str, Any]:

@@ -7,13 +7,12 @@ for TensorRT: ONNX Runtime has no bf16 convolution on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.network.config import FRAMES_PER_LATENT, LATENT_PATCH, LQ_PATCH, FlashVSRConfig
 from vsflashsr.models.flashvsr.network.layers import FrameConv
 from vsflashsr.models.flashvsr.network.projector import build_projector
@@ -21,17 +20,11 @@ from vsflashsr.models.flashvsr.network.tcdecoder import MEMORY_BLOCKS, TCDecoder
 from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
 from vsflashsr.models.flashvsr.section import DecoderState
 
-from .graphs import bound, weights_as_inputs, write_graph, write_weights
-
-Progress = Callable[[str, int], None]
-"""Told what was written, and how many bytes of it."""
+from ..bundle_folder import Progress, converted, silent
+from ..graphs import bound, weights_as_inputs, write_graph, write_weights
 
 _ROWS, _COLS = 4, 6
 """Tokens of the example the graphs are traced with; any size does, unequal so that no axis passes for another."""
-
-
-def silent(_what: str, _bytes: int) -> None:
-    """No progress."""
 
 
 def write_projector(
@@ -113,20 +106,6 @@ def write_vae(
         graph = weights_as_inputs(module, examples, ["frames", *(f"next{n}" for n in own)], dynamic)
         write_graph(bound(graph, table, "decoder.weights"), folder / f"{stem}.onnx")
     return states
-
-
-def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in another precision; `FlashsrError` where it isn't finite there."""
-    out = tensor.detach().to(dtype)
-    if not torch.isfinite(out).all():
-        if not torch.isfinite(tensor).all():
-            raise FlashsrError(
-                f"the weight {name!r} isn't finite in the checkpoint; the file is damaged: download it again"
-            )
-        raise FlashsrError(
-            f"the weight {name!r} doesn't fit {dtype}, largest value {tensor.abs().max():g}; export as bf16 or fp32"
-        )
-    return out
 
 
 def _streamed(module: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

@@ -39,11 +39,11 @@ from vsflashsr.models.flashvsr.rope import angles, rope_split, slice_positions
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, token_order, topk_ratio, window_order
 from vsflashsr.resample import resize_u8
 
+from ..stages import StageResult
 from .checkpoint import Checkpoint, MissingFileError, load_checkpoint
 from .export import write_section
 from .export_parts import write_projector
 from .torch_executor import TorchExecutor
-from .verify_types import StageResult
 
 type Array = npt.NDArray[Any]
 type Taps = dict[str, Array]

@@ -20,9 +20,9 @@ from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
 from vsflashsr.models.flashvsr.section import DecoderState
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 
+from ..stages import StageResult
 from .checkpoint import MissingFileError, Weights, load_part
 from .export_parts import write_projector, write_tcdecoder, write_vae
-from .verify_types import StageResult
 
 type Array = npt.NDArray[np.float32]
 type Fixture = Mapping[str, npt.NDArray[Any]]

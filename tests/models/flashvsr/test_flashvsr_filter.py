@@ -20,35 +20,15 @@ from vsflashsr.colour_fix import adain, wavelet
 from vsflashsr.models.flashvsr.host.model import FlashVSRModel
 from vsflashsr.resample import resize
 
+from ...support.clips import read, rgb_clip
 from ...support.flashvsr_small import frames, small_bundle
 from ...support.pipe import y4m
 
 Video = list[np.ndarray]
 
 
-def as_clip(video: Video) -> vs.VideoNode:
-    """An RGBS clip of (3, h, w) arrays without a cut."""
-    _, height, width = video[0].shape
-    blank = vs.core.std.BlankClip(width=width, height=height, length=len(video), format=vs.RGBS, keep=True)
-
-    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        out = f.copy()
-        for plane in range(3):
-            np.asarray(out[plane])[...] = video[n][plane]
-        out.props["_SceneChangePrev"] = 0
-        return out
-
-    return blank.std.ModifyFrame(blank, fill)
-
-
-def read(clip: vs.VideoNode, order: list[int] | None = None) -> dict[int, np.ndarray]:
-    """Frames asked for in this order."""
-    numbers = range(clip.num_frames) if order is None else order
-    return {n: np.stack([np.array(plane) for plane in clip.get_frame(n)]) for n in numbers}
-
-
 def render(video: Video, **arguments: Any) -> vs.VideoNode:
-    return flashsr(as_clip(video), **{"scale": 2, "model": small_bundle(), **arguments})
+    return flashsr(rgb_clip(video), **{"scale": 2, "model": small_bundle(), **arguments})
 
 
 @cache

@@ -61,22 +61,33 @@ def weights_as_inputs(
 
     `examples` are inputs by name, `dynamic` names the free axes of inputs and outputs. The graph's further inputs are the
     weights, under their names in the module. The same module gives the same bytes.
+    """
+    weights = {name: torch.zeros(p.shape, dtype=p.dtype) for name, p in module.named_parameters()}
+    return traced(_WeightsAsInputs(copy.deepcopy(module), list(weights)), {**examples, **weights}, outputs, dynamic)
+
+
+def traced(
+    module: nn.Module,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]],
+) -> onnx.ModelProto:
+    """`module` as a graph that holds its weights. The same module gives the same bytes.
 
     By the TorchScript exporter: it takes 2 s for the Wan VAE, the newer one 40 s (two cores, 2026-11-22).
     """
-    weights = {name: torch.zeros(p.shape, dtype=p.dtype) for name, p in module.named_parameters()}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder, "traced.onnx")
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _WeightsAsInputs(copy.deepcopy(module), list(weights)),
-            (*examples.values(), *weights.values()),
+            module,
+            tuple(examples.values()),
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=[*examples, *weights],
+            input_names=list(examples),
             output_names=list(outputs),
-            dynamic_axes={name: dict(dynamic[name]) for name in (*examples, *outputs)},
+            dynamic_axes={name: dict(dynamic[name]) for name in (*examples, *outputs) if name in dynamic},
         )
         model = onnx.load(path)
     model.producer_name, model.producer_version, model.ir_version = "vsflashsr", "", IR_VERSION
