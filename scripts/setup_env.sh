@@ -108,6 +108,7 @@ need_programs() {
         command -v "$program" >/dev/null && continue
         case $program in
             mkvmerge) missing+=(mkvtoolnix) ;;
+            SvtAv1EncApp) missing+=(svt-av1) ;;
             *) missing+=("$program") ;; # the package has the program's name
         esac
     done

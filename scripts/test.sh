@@ -11,9 +11,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup_env.sh"
 
 case ${1:-} in -h | --help) sed -n '2,8s/^# \{0,1\}//p' -- "${BASH_SOURCE[0]}" && exit ;; esac
-for argument in "$@"; do
-    if [[ $argument == --long ]]; then need_programs x265 ffmpeg mkvmerge; fi
-done
+need_programs x265 x264 SvtAv1EncApp ffmpeg mkvmerge
 
 setup_env test -e ".[samples]" --group test --group lint
 missing=()

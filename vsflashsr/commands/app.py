@@ -17,6 +17,7 @@ from ..version import __version__
 
 HELP_FLAGS = ("--help", "-h")
 COMMANDS = {
+    "upscale": ("vsflashsr.commands.upscale:upscale", "Upscale a video file, with everything that belongs to it."),
     "pipe": ("vsflashsr.commands.pipe:pipe", "Upscale a y4m stream from stdin to stdout."),
     "compare": (
         "vsflashsr.commands.compare:compare",

@@ -1,0 +1,289 @@
+"""``vsflashsr upscale``, from a file to a file, as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vsflashsr.commands import app
+
+from ..support.pipe import environment, y4m
+from .files import (
+    PICTURE,
+    ffmpeg,
+    frame_hashes,
+    make,
+    needs_programs,
+    probe,
+    stream_hash,
+    times,
+    upscale,
+    video,
+)
+
+pytestmark = needs_programs
+FFV1 = ("--encoder", "ffv1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, Path]:
+    """A clip with two languages, subtitles, chapters, an attachment and tags, and what became of it."""
+    folder = tmp_path_factory.mktemp("ganz neu")
+    words = folder / "words.srt"
+    words.write_text("1\n00:00:00,100 --> 00:00:00,600\nHallo\n", "utf-8")
+    chapters = folder / "chapters.txt"
+    chapters.write_text(
+        ";FFMETADATA1\ntitle=Ein Film\n"
+        "[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=eins\n"
+        "[CHAPTER]\nTIMEBASE=1/1000\nSTART=500\nEND=1200\ntitle=zwei\n",
+        "utf-8",
+    )
+    source = folder / "mit ü.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", PICTURE,
+        "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-f", "lavfi", "-i", "sine=frequency=880:sample_rate=48000",
+        "-i", words, "-i", chapters, "-map", "0", "-map", "1", "-map", "2", "-map", "3", "-map_metadata", "4", "-t", "1.2",
+        "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a:0", "ac3", "-c:a:1", "flac", "-c:s", "srt",
+        "-metadata:s:a:0", "language=deu", "-metadata:s:a:1", "language=eng", "-metadata:s:v:0", "title=Bild",
+        "-attach", words, "-metadata:s:t", "mimetype=text/plain", source,
+    )  # fmt: skip
+    result = folder / "mit ü groß.mkv"
+    done = upscale(source, result, "--model", tiny, "--preset", "ultrafast", "--scale", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return source, result
+
+
+def test_the_picture(whole: tuple[Path, Path]) -> None:
+    source, result = whole
+    stream = video(result)
+    assert (stream["codec_name"], stream["width"], stream["height"]) == ("hevc", 128, 96)
+    assert stream["pix_fmt"] == "yuv420p10le"
+    assert stream["nb_read_packets"] == "30"
+    assert stream["tags"]["title"] == "Bild"
+    assert times(result) == pytest.approx(times(source), abs=0.001)
+    # 48 lines name no matrix: BT.601 was assumed, and written.
+    assert (stream["color_space"], stream["color_primaries"], stream["color_transfer"]) == ("smpte170m",) * 3
+
+
+def test_what_belongs_to_it(whole: tuple[Path, Path]) -> None:
+    source, result = whole
+    before, after = probe(source), probe(result)
+    kinds = [[s["codec_type"] for s in found["streams"]] for found in (before, after)]
+    assert sorted(kinds[0]) == sorted(kinds[1]) == ["attachment", "audio", "audio", "subtitle", "video"]
+    for stream in ("a:0", "a:1", "s:0"):
+        assert stream_hash(result, stream) == stream_hash(source, stream)
+        assert times(result, stream) == times(source, stream)
+    languages = [s["tags"]["language"] for s in after["streams"] if s["codec_type"] == "audio"]
+    assert languages == ["ger", "eng"]
+    assert [chapter["tags"]["title"] for chapter in after["chapters"]] == ["eins", "zwei"]
+    assert [c["start_time"] for c in after["chapters"]] == [c["start_time"] for c in before["chapters"]]
+    assert after["format"]["tags"]["title"] == "Ein Film"
+
+
+def test_nothing_else_is_left(whole: tuple[Path, Path]) -> None:
+    assert sorted(path.name for path in whole[1].parent.iterdir()) == [
+        "chapters.txt", "mit ü groß.mkv", "mit ü.mkv", "words.srt",
+    ]  # fmt: skip
+
+
+def test_never_overwrites(whole: tuple[Path, Path]) -> None:
+    before = whole[1].read_bytes()
+    done = upscale(*whole)
+    assert done.returncode == 1
+    assert "already there" in done.stderr and "--force" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert whole[1].read_bytes() == before
+
+
+@pytest.mark.long
+def test_the_dry_run_prints_what_is_done(whole: tuple[Path, Path], tiny: Path, tmp_path: Path) -> None:
+    source, _ = whole
+    done = upscale(source, tmp_path / "out.mkv", "--model", tiny, *FFV1, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    script = tmp_path / "out.vpy"
+    script.write_text(done.stdout, "utf-8")
+    assert "# vspipe -c y4m out.vpy - | ffmpeg " in done.stdout
+    taken_over = y4m(script)
+    done = upscale(source, tmp_path / "out.mkv", "--model", tiny, *FFV1)
+    assert done.returncode == 0, done.stderr
+    ffmpeg("-i", tmp_path / "out.mkv", "-map", "0:v", "-f", "rawvideo", tmp_path / "out.yuv")
+    assert (tmp_path / "out.yuv").read_bytes() == b"".join(f.removeprefix(b"FRAME\n") for f in taken_over.frames)
+
+
+def test_variable_rate_and_an_offset_stay(tiny: Path, tmp_path: Path) -> None:
+    ffmpeg(
+        "-f", "lavfi", "-i", PICTURE, "-f", "lavfi", "-i", "sine=frequency=440",
+        "-vf", "select='not(mod(n,3))+gt(n,12)',setpts=PTS+0.4/TB", "-vsync", "vfr", "-t", "1.6", "-shortest",
+        "-c:v", "mpeg4", "-c:a", "aac", tmp_path / "in.mp4",
+    )  # fmt: skip
+    done = upscale(tmp_path / "in.mp4", tmp_path / "out.mkv", "--model", tiny, *FFV1)
+    assert done.returncode == 0, done.stderr
+    assert "variable rate" in done.stderr
+    before, after = (times(tmp_path / name) for name in ("in.mp4", "out.mkv"))
+    sound = times(tmp_path / "out.mkv", "a:0")[0] - times(tmp_path / "in.mp4", "a:0")[0]
+    assert after == pytest.approx([t + sound for t in before], abs=0.0015)
+    assert stream_hash(tmp_path / "out.mkv", "a:0") == stream_hash(tmp_path / "in.mp4", "a:0")
+
+
+def test_preview(whole: tuple[Path, Path], tiny: Path, tmp_path: Path) -> None:
+    source, _ = whole
+    outputs = [tmp_path / "all.mkv", tmp_path / "part.mkv"]
+    assert upscale(source, outputs[0], "--model", tiny, *FFV1).returncode == 0
+    done = upscale(source, outputs[1], "--model", tiny, *FFV1, "--preview", "0.4s", "--preview-at", "0.4")
+    assert done.returncode == 0, done.stderr
+    assert frame_hashes(outputs[1]) == frame_hashes(outputs[0])[10:20]
+    assert times(outputs[1], "a:0")[-1] < 0.5
+
+
+@pytest.mark.long
+def test_interlaced_by_evidence(tiny: Path, tmp_path: Path) -> None:
+    mpeg2 = ("-c:v", "mpeg2video", "-q:v", "2", "-flags", "+ildct+ilme", "-top", "1")
+    moving = "nullsrc=size=64x48:rate={rate},geq=lum='128+60*sin((X-4*N*{k})/5)+40*sin((Y+3*N*{k})/4)':cb=128:cr=128"
+    fields = make(tmp_path / "i.mpg", picture=moving.format(rate=50, k=1) + ",tinterlace=interleave_top", extra=mpeg2)
+    whole = make(tmp_path / "p.mpg", picture=moving.format(rate=25, k=2), extra=mpeg2)
+    for source, frames, word in (
+        (fields, 40, "interlaced: deinterlaced"),
+        (whole, 20, "progressive: not deinterlaced"),
+    ):
+        done = upscale(source, tmp_path / f"{source.stem}.mkv", "--model", tiny, "--preset", "ultrafast")
+        assert done.returncode == 0, done.stderr
+        assert word in done.stderr
+        stream = video(tmp_path / f"{source.stem}.mkv")
+        assert (stream["nb_read_packets"], stream["r_frame_rate"]) == (str(frames), f"{frames * 5 // 4}/1")
+
+
+@pytest.fixture
+def long_clip(tmp_path: Path) -> Path:
+    return make(tmp_path / "in.mkv", frames=120)
+
+
+def test_killed_and_resumed_is_the_same_file(long_clip: Path, tiny: Path, tmp_path: Path) -> None:
+    def arguments(name: str) -> list[str]:
+        return [
+            str(long_clip), str(tmp_path / name), "--model", str(tiny), "--max-segment", "20", "--chunk-frames", "20",
+            "--preset", "ultrafast", "--encoder-args", "--pools 1",
+        ]  # fmt: skip
+
+    assert upscale(*arguments("once.mkv")).returncode == 0
+    command = [sys.executable, "-m", "vsflashsr", "upscale", *arguments("again.mkv")]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    work = tmp_path / "again.mkv.work"
+    while process.poll() is None and len(list(work.glob("chunk-*.json"))) < 3:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() != 0
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("chunk-*.hevc")}
+    assert len(kept) >= 3
+    assert not (tmp_path / "again.mkv").exists()
+    (work / "chunk-00001.hevc").write_bytes(b"torn")  # what a disk may do to data that was never flushed
+
+    other = upscale(*arguments("again.mkv"), "--crf", "30")
+    assert other.returncode == 1 and "other options" in other.stderr
+    done = upscale(*arguments("again.mkv"), "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "frames are there already" in done.stderr
+    assert stream_hash(tmp_path / "again.mkv", "v:0") == stream_hash(tmp_path / "once.mkv", "v:0")
+    assert not work.exists()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_ends_it_and_keeps_what_is_finished(long_clip: Path, tiny: Path, tmp_path: Path) -> None:
+    options = ["--model", str(tiny), "--max-segment", "20", "--chunk-frames", "20", *FFV1]
+    # A shell lets what it starts in the background ignore the signal.
+    listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listen}; from vsflashsr.commands.app import main; sys.exit(main())", "upscale"]
+    process = subprocess.Popen(
+        [*command, str(long_clip), str(tmp_path / "out.mkv"), *options],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    work = tmp_path / "out.mkv.work"
+    while process.poll() is None and not list(work.glob("chunk-*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert list(work.glob("chunk-*.mkv"))
+    assert not list(work.glob("*.part"))
+
+
+type Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs the command, which has to fail, and returns its last words."""
+
+    def run(*arguments: str | Path) -> str:
+        capfd.readouterr()
+        assert app.main(["upscale", *map(str, arguments)]) == 1
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return err.strip().splitlines()[-1]
+
+    return run
+
+
+def test_bad_input_gets_a_sentence(tmp_path: Path, refused: Refused) -> None:
+    good = make(tmp_path / "good.mkv", frames=3)
+    (tmp_path / "empty.mkv").touch()
+    (tmp_path / "text.mkv").write_text("no video at all" * 100, "utf-8")
+    ffmpeg("-f", "lavfi", "-i", "sine", "-t", "0.2", tmp_path / "sound.mka")
+    out = tmp_path / "out.mkv"
+    assert "isn't a file" in refused(tmp_path / "none.mkv", out)
+    assert "zero bytes" in refused(tmp_path / "empty.mkv", out)
+    assert "can't be read as a video" in refused(tmp_path / "text.mkv", out)
+    assert "holds a video stream, got" in refused(tmp_path / "sound.mka", out)
+    assert ".mkv, .mp4" in refused(good, tmp_path / "out.avi")
+    assert "make it first" in refused(good, tmp_path / "none" / "out.mkv")
+    assert "another file" in refused(good, good, "--force")
+    assert "up to four times" in refused(good, out, "--height", "480")
+    assert "there is no model" in refused(good, out, "--model", "none")
+    assert "--preview is a time" in refused(good, out, "--preview", "soon")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.mkv", "good.mkv", "sound.mka", "text.mkv"]
+
+
+def test_a_missing_encoder_says_how_to_get_it(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = make(tmp_path / "good.mkv", frames=3)
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for program in ("ffprobe", "mkvmerge"):
+        (bare / program).symlink_to(str(shutil.which(program)))
+    monkeypatch.setenv("PATH", str(bare))
+    said = refused(good, tmp_path / "out.mkv")
+    assert "x265" in said and "apt install x265" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_that_cant_be_written(tmp_path: Path, refused: Refused) -> None:
+    good = make(tmp_path / "good.mkv", frames=3)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert "can be written" in refused(good, locked / "out.mkv")
+
+
+def test_a_cut_off_file_is_delivered_as_far_as_it_goes(tmp_path: Path, tiny: Path) -> None:
+    source = make(tmp_path / "whole.mkv", frames=100, extra=("-c:v", "libx264", "-g", "10", "-pix_fmt", "yuv420p"))
+    data = source.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 5])
+    done = upscale(tmp_path / "cut.mkv", tmp_path / "out.mkv", "--model", tiny, *FFV1)
+    assert done.returncode == 3, done.stderr
+    assert "the source is incomplete" in done.stderr.splitlines()[-1]
+    assert 10 < int(video(tmp_path / "out.mkv")["nb_read_packets"]) < 90
