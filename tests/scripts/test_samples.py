@@ -39,6 +39,7 @@ EXPECTED = [
     Sample("deinterlace_dvd", ("bs", "bwdif"), (1440, 960), 10, 2 * NTSC, 122),
     Sample("anime", ("bs", "bwdif", "zsmooth", "vszip"), (1440, 960), 10, 2 * NTSC, 122),
     Sample("film_restoration", ("bs", "mv", "descratch"), (960, 540), 8, 2 * NTSC, 84),
+    Sample("old_stays_old", ("bs", "mv", "descratch"), (960, 540), 10, 2 * NTSC, 84),
 ]
 
 
@@ -90,7 +91,7 @@ def read_y4m(stream: bytes) -> Y4m:
     return Y4m((width, height), Fraction(tag["F"].replace(":", "/")), bits, np.stack(planes))
 
 
-SLOW = ("anime", "deinterlace_dvd")
+SLOW = ("anime", "deinterlace_dvd", "old_stays_old")
 """Nine seconds each; the others run the same checks."""
 
 
@@ -124,6 +125,13 @@ def test_frame_count(sample: Sample) -> None:
     lines = run(sample.script, "--info").decode().splitlines()
     information = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert int(information["Frames"]) == sample.frames
+
+
+def test_a_relative_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vspipe goes into the script's folder before it evaluates it: the clips are found nevertheless."""
+    need(EXPECTED[0])
+    monkeypatch.chdir(SAMPLES.parent)
+    assert b"Frames: 42" in run(Path("samples", "basic.vpy"), "--info")
 
 
 def test_input_and_scale_come_from_the_command_line(tmp_path: Path) -> None:

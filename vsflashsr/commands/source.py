@@ -36,16 +36,17 @@ def open_clip(path: Path, variables: Mapping[str, str] | None = None) -> vs.Vide
 
 
 def script_output(path: Path, variables: Mapping[str, str], index: int = 0) -> vs.VideoNode:
-    """Output ``index`` of a script, evaluated as vspipe does. What the script prints goes to stderr.
+    """Output ``index`` of a script, evaluated as vspipe does: in the script's folder. What it prints goes to stderr.
 
     Raises:
         FlashsrError: the script fails, or has no such output.
     """
     import vapoursynth as vs
 
+    path = path.resolve()
     vs.clear_outputs()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), contextlib.chdir(path.parent):
             runpy.run_path(str(path), init_globals=dict(variables))
     except Exception as error:
         where = _line_of(error, path)
