@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import re
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsflashsr.errors import FlashsrError
+from vsflashsr.errors import FlashsrError, printable
 from vsflashsr.runtimes.engines.container import CorruptEngineError, Header, read_engine
 from vsflashsr.runtimes.engines.key import MODULES, ModuleName, Target
 from vsflashsr.runtimes.engines.modules import installed, load_module, module_log, target_of, target_without_gpu
@@ -99,6 +98,10 @@ def _build(given: argparse.Namespace) -> int:
     _log_to_stderr()
     model = _model(given.model)
     store, targets = _store_and_targets(given)
+    if store.distrust:
+        raise FlashsrError(
+            f"the engine folder {str(store.folder)!r} {store.distrust}; chmod or chown it, or give another --engine-dir"
+        )
     # Bundle and graphs are read once: their hashes are remembered.
     requests = [
         request
@@ -197,10 +200,10 @@ def _list(given: argparse.Namespace) -> int:
     for engine in reversed(engines):
         size, used, file = _bytes(engine.size_bytes), _ago(engine.last_use), engine.path.stem[:12]
         if engine.header is None:
-            rows.append(("(damaged: it will be built anew)", size, "", "", used, file))
+            rows.append(("(damaged or not yours: it will be built anew)", size, "", "", used, printable(file)))
         else:
-            built = datetime.datetime.fromisoformat(engine.header.built).timestamp()
-            rows.append((engine.header.label, size, _purpose(engine.header), _ago(built), used, file))
+            header = engine.header
+            rows.append((printable(header.label), size, _purpose(header), _ago(header.built), used, printable(file)))
     if engines:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
@@ -212,8 +215,8 @@ def _list(given: argparse.Namespace) -> int:
 
 def _purpose(header: Header) -> str:
     key = header.key
-    gpu = key["gpu"] or "any GPU of {}.{}".format(*key["capability"])
-    return f"{gpu}, {key['module']} {key['version']}"
+    gpu = key.gpu or "any GPU of {}.{}".format(*key.capability)
+    return printable(f"{gpu}, {key.module} {key.version}")
 
 
 def _existing(folder: Path | None) -> EngineStore | None:
@@ -247,21 +250,21 @@ def _inspect(given: argparse.Namespace) -> int:
     except CorruptEngineError as error:
         raise FlashsrError(f"the engine {str(path)!r} is damaged: {error}; it will be built anew when it is needed") from error
     key = header.key
-    layers = _layers(key["module"], plan) if given.layers else ""
-    print(f"{header.label}\n  file      {path}")
+    layers = _layers(key.module, plan) if given.layers else ""
+    print(f"{printable(header.label)}\n  file      {printable(str(path))}")
     print(f"  size      {_bytes(header.plan_bytes)} (checksum right)")
     print(f"  for       {_purpose(header)}")
-    print(f"  built     {header.built} in {header.build_seconds:g} s by builder {key['builder']}")
-    print(f"  graph     sha256 {key['graph_sha256']}, {key['precision']}")
+    print(f"  built     {_when(header.built)} in {header.build_seconds:g} s by builder {key.builder}")
+    print(printable(f"  graph     sha256 {key.graph_sha256}, {key.precision}"))
     for title, records in (("inputs", header.inputs), ("outputs", header.outputs)):
         print(f"  {title}")
         for record in records:
             span = ""
-            if "min" in record:
-                span = f"  built for {_shape(record['opt'])}"
-                if record["min"] != record["max"]:
-                    span += f", {_shape(record['min'])} to {_shape(record['max'])}"
-            print(f"    {record['name']}  {record['dtype']} {_shape(record['shape'])}{span}")
+            if record.opt is not None:
+                span = f"  built for {_shape(record.opt)}"
+                if record.min != record.max:
+                    span += f", {_shape(record.min)} to {_shape(record.max)}"
+            print(printable(f"    {record.name}  {record.dtype} {_shape(record.shape)}{span}"))
     if layers:
         print(layers)
     return 0
@@ -324,7 +327,8 @@ def _prune(given: argparse.Namespace) -> int:
         max_bytes=given.max_size if asked else LIMIT_BYTES, older_than_s=given.older_than, everything=given.all
     )
     for engine in pruned.engines:
-        print(f"removed {engine.header.label if engine.header else engine.path.name}, {_bytes(engine.size_bytes)}")
+        name = engine.header.label if engine.header else engine.path.name
+        print(f"removed {printable(name)}, {_bytes(engine.size_bytes)}")
     left = store.engines()
     print(
         f"{_bytes(pruned.freed_bytes)} freed; {_count(len(left), 'engine')} left, "
@@ -382,6 +386,10 @@ def _ago(moment: float) -> str:
     return f"{seconds / 86400:.0f} d ago"
 
 
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -392,9 +400,10 @@ def _shape(shape: Sequence[int | None] | None) -> str:
 
 def _log_to_stderr() -> None:
     """What the store has to say (it waits for another process, an engine is damaged), beside the bar."""
-    logger = logging.getLogger("trt_build")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("trt_build: %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    for name in ("trt_build", "vsflashsr"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("trt_build: %(message)s"))
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

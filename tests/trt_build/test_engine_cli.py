@@ -152,7 +152,7 @@ def test_inspect_tells_of_damage_and_of_names_that_many_have(
     path.write_bytes(path.read_bytes()[:-1])
     assert "is damaged: it has" in one_line(capsys, "inspect", str(path))
     assert main(["list", *where]) == 0
-    assert "(damaged: it will be built anew)" in capsys.readouterr().out
+    assert "(damaged or not yours: it will be built anew)" in capsys.readouterr().out
 
 
 def test_layers_are_shown_where_there_is_a_gpu(

@@ -7,7 +7,6 @@ broken in it is built anew.
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import logging
 import os
@@ -16,15 +15,27 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FlashsrError
 from .build import Plan, TensorRecord, build_plan
-from .container import SUFFIX, CorruptEngineError, Header, crc32_of, read_engine, read_header, write_engine
+from .container import (
+    LARGEST_ENGINE_BYTES,
+    SUFFIX,
+    CorruptEngineError,
+    Header,
+    StoredTensor,
+    read_engine,
+    read_header,
+    seal,
+    unseal,
+    write_engine,
+)
 from .key import EngineKey, EngineRequest, Target, key_of
 from .progress import LogProgress, Progress
+from .trust import distrust, is_regular, open_trusted
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -100,16 +111,28 @@ class EngineStore:
         self._limit_bytes, self._enter_thread = limit_bytes, enter_thread
         self._used: set[Path] = set()
         self._warned = False
+        self._passed_over: set[str] = set()
         if importlib.util.find_spec("filelock") is None:
             raise _not_installed("No module named 'filelock'")
+        self.distrust = ""
+        """Why nothing in the folder is loaded and nothing kept there; empty where all is well."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
         except OSError as error:
             if folder is not None:
                 raise FlashsrError(
                     f"the engine folder {str(folder)!r} can't be made ({error.strerror}); give another engine_dir"
                 ) from error
             self._warn(f"the engine folder {str(self.folder)!r} can't be made ({error.strerror})")
+
+    def _make_folder(self) -> None:
+        """Makes it for this user alone. The usual one of a version that let a group write is taken back."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        if distrust(self.folder) and self.folder == default_folder():
+            with suppress(OSError):  # it is another's
+                self.folder.chmod(0o700)
+        self.distrust = distrust(self.folder)
 
     def path_of(self, key: EngineKey) -> Path:
         """Where the engine of a key lies."""
@@ -119,7 +142,7 @@ class EngineStore:
         """Is it there, by its header? The plan is checked when it is loaded."""
         key = key_of(request)
         try:
-            return read_header(self.path_of(key)).key == key.to_json()
+            return not self.distrust and read_header(self.path_of(key)).key == key
         except (OSError, CorruptEngineError):
             return False
 
@@ -172,18 +195,21 @@ class EngineStore:
         self, path: Path, key: EngineKey, label: str, opener: Callable[[memoryview], T], bad: set[_Identity]
     ) -> tuple[T] | None:
         """The opened engine, or None where there is none that is any good; `bad` are files that were no good before."""
+        if self.distrust:
+            return None
         try:
             if (identity := _identity(path)) in bad:
                 return None
             bad.add(identity)
             header, plan = read_engine(path)
-            if header.key != key.to_json():
+            if header.key != key:
                 raise CorruptEngineError("it is of another key")
             opened = opener(plan)
         except FileNotFoundError:
             return None
         except (CorruptEngineError, OSError, EngineRejectedError) as error:
-            log.info("the stored engine %r can't be used (%s): it is built anew", label, error)
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            log.info("the stored engine %r can't be used (%s): it is built anew", label, reason)
             return None
         self._used.add(path)
         with suppress(OSError):  # a folder that may not be written keeps no times of use
@@ -192,14 +218,16 @@ class EngineStore:
 
     def _keep(self, path: Path, key: EngineKey, request: EngineRequest, plan: Plan) -> None:
         """Puts a built engine into the folder. Where that fails it says so, once, and leaves nothing."""
+        if self.distrust:
+            self._warn(f"the engine folder {str(self.folder)!r} {self.distrust}; chmod or chown it, or give another engine_dir")
+            return
         header = Header(
             label=request.label,
-            key=key.to_json(),
+            key=key,
             inputs=tuple(_described(record, request) for record in plan.inputs),
             outputs=tuple(_described(record, request) for record in plan.outputs),
             plan_bytes=len(plan.data),
-            crc32=crc32_of(plan.data),
-            built=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            built=round(time.time()),
             build_seconds=round(plan.seconds, 2),
             id=uuid.uuid4().hex,
         )
@@ -207,6 +235,7 @@ class EngineStore:
         try:
             self._make_room(len(plan.data), path)
             write_engine(partial, header, plan.data)
+            self._clear(path)
             partial.replace(path)
             self._used.add(path)
         except OSError as error:
@@ -218,6 +247,13 @@ class EngineStore:
                 partial.unlink(missing_ok=True)
         if plan.timings is not None:
             self.write_cache("timings", request.target, plan.timings)
+
+    def _clear(self, path: Path) -> None:
+        """What has an engine's name and is no file is moved aside, or each start would build the engine anew."""
+        if not path.is_symlink() and path.is_dir():
+            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.aside")
+            path.rename(aside)
+            log.warning("%r in the engine folder is no file: it is now %r", path.name, aside.name)
 
     def _warn(self, message: str) -> None:
         """Once: what one engine meets, the next ones meet too."""
@@ -231,7 +267,8 @@ class EngineStore:
         """What `write_cache` kept for this GPU and version of the module; empty where there is nothing."""
         path = self._cache_path(kind, target)
         try:
-            data = path.read_bytes()
+            with open_trusted(path, limit_bytes=LARGEST_ENGINE_BYTES) as file:
+                data = b"" if self.distrust else unseal(file.readall())
         except OSError:
             return b""
         with suppress(OSError):  # a folder that may not be written keeps no times of use
@@ -243,10 +280,13 @@ class EngineStore:
 
         Of two processes that write, the later is kept. Never fails: without it things are only slower.
         """
+        if self.distrust:
+            return
         path = self._cache_path(kind, target)
         partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{PARTIAL}")
         try:
-            partial.write_bytes(data)
+            partial.touch(mode=0o600, exist_ok=False)
+            partial.write_bytes(seal(data))
             partial.replace(path)
         except OSError as error:
             log.debug("%s can't be written (%s)", path, error)
@@ -268,7 +308,7 @@ class EngineStore:
             with suppress(FileNotFoundError):  # another process removed it
                 stat = path.stat()
                 header: Header | None = None
-                with suppress(CorruptEngineError, PermissionError):
+                with suppress(CorruptEngineError, OSError):
                     header = read_header(path)
                 found.append(StoredEngine(path, header, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda engine: engine.last_use)
@@ -355,10 +395,16 @@ class EngineStore:
         return freed
 
     def _files(self, suffix: str) -> list[Path]:
+        """Files of ours. Whatever else has such a name is passed over, with one line."""
         try:
-            return sorted(path for path in self.folder.iterdir() if path.name.endswith(suffix))
+            named = sorted(path for path in self.folder.iterdir() if path.name.endswith(suffix))
         except OSError:
             return []
+        for path in named:
+            if not is_regular(path) and path.name not in self._passed_over:
+                self._passed_over.add(path.name)
+                log.warning("%s in the engine folder is no file of ours: it is passed over", ascii(path.name))
+        return [path for path in named if is_regular(path)]
 
     # Locks
 
@@ -433,8 +479,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("._")[:60] or "model"
 
 
-def _described(record: TensorRecord, request: EngineRequest) -> dict[str, object]:
-    described: dict[str, object] = asdict(record)
-    if (given := request.shapes.get(record.name)) is not None:
-        described |= {"min": given.min, "opt": given.opt, "max": given.max}
-    return described
+def _described(record: TensorRecord, request: EngineRequest) -> StoredTensor:
+    given = request.shapes.get(record.name)
+    ranges = {} if given is None else {"min": given.min, "opt": given.opt, "max": given.max}
+    return StoredTensor(record.name, record.shape, record.dtype, **ranges)
