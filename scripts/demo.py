@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import vapoursynth as vs
-from encoder_flags import output_clip, run_script
+
+from vsflashsr.commands.source import script_output
+from vsflashsr.compare.pictures import busiest, picture
 
 core = vs.core
 
@@ -45,22 +47,6 @@ def check(stream: dict[str, Any], clip: vs.VideoNode, frames: int, flags: list[s
             raise SystemExit(f"demo: the file must have {key} {value}, got {stream.get(key)}; see x265's messages")
 
 
-def busiest_square(clip: vs.VideoNode, frame_number: int, width: int, height: int) -> tuple[int, int]:
-    """Returns left and top of the width x height part of a frame that has the most detail."""
-    with clip.resize.Bilinear(format=vs.GRAYS).get_frame(frame_number) as frame:
-        luma = np.asarray(frame[0])
-    step = 16
-    detail = np.abs(np.diff(luma, axis=0))[:, :-1] + np.abs(np.diff(luma, axis=1))[:-1]
-    total = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    tops = np.arange(0, max(1, detail.shape[0] - height), step)
-    lefts = np.arange(0, max(1, detail.shape[1] - width), step)
-    bottoms = np.minimum(tops + height, detail.shape[0])
-    rights = np.minimum(lefts + width, detail.shape[1])
-    sums = total[bottoms][:, rights] - total[tops][:, rights] - total[bottoms][:, lefts] + total[tops][:, lefts]
-    row, column = np.unravel_index(int(sums.argmax()), sums.shape)
-    return int(lefts[column]), int(tops[row])
-
-
 def draw(before: vs.VideoNode, after: vs.VideoNode, frame_number: int, labels: tuple[str, str], path: Path) -> None:
     """Writes a PNG: the same part of the same frame of two clips, side by side, with square pixels.
 
@@ -71,17 +57,18 @@ def draw(before: vs.VideoNode, after: vs.VideoNode, frame_number: int, labels: t
     before = before.resize.Lanczos(after.width, after.height)
     height = min(CROP_PX, after.height)
     width = min(round(CROP_PX / aspect), after.width)
-    left, top = busiest_square(after, frame_number, width, height)
+    with after.resize.Bilinear(format=vs.GRAYS).get_frame(frame_number) as frame:
+        part_of = busiest(np.asarray(frame[0]), width, height)
     size = MAGNIFY * round(width * aspect), MAGNIFY * height
     panels = []
     for clip, label in zip((before, after), labels, strict=True):
-        part = clip.resize.Bicubic(format=vs.RGBS).std.CropAbs(width, height, left, top)
+        part = clip.resize.Bicubic(format=vs.RGBS).std.CropAbs(width, height, part_of.left, part_of.top)
         # Nearest neighbour up by a whole number, so that the picture adds no smoothness of its own.
         part = part.resize.Lanczos(size[0] // MAGNIFY, height).resize.Point(*size, format=vs.RGB24)
         panels.append(part.text.Text(label, alignment=7, scale=2))
     pair = core.std.StackHorizontal(panels)
     with pair.get_frame(frame_number) as frame:
-        pixels = np.dstack([np.asarray(frame[plane]) for plane in range(3)])
+        pixels = picture(frame)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{pair.width}x{pair.height}", "-i", "-"]
     command = ["ffmpeg", "-v", "error", "-y", *raw, "-frames:v", "1", str(path)]
     subprocess.run(command, input=pixels.tobytes(), check=True)
@@ -99,8 +86,8 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     arguments = parser.parse_args()
 
-    run_script(arguments.script, {"input": str(arguments.input), "scale": arguments.scale})
-    result, source = output_clip(0), output_clip(1)
+    variables = {"input": str(arguments.input), "scale": arguments.scale}
+    result, source = (script_output(arguments.script, variables, index) for index in (0, 1))
     frames = min(arguments.frames or result.num_frames, result.num_frames)
     stream = probe(arguments.video)
     check(stream, result, frames, arguments.flags.split())

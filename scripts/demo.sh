@@ -34,7 +34,7 @@ rm -f -- "$stream" "$video" "$picture"
 trap 'rm -f -- "$stream"' EXIT
 
 # y4m carries neither matrix nor range nor the pixels' shape, so the encoder is told what the frames say of themselves.
-flags="$("$py" "$root/scripts/encoder_flags.py" "${arguments[@]}" "$script")" || die "the script could not be run, got the error above; see what it asks for."
+flags="$("$py" -m vsflashsr flags "${arguments[@]}" "$script")" || die "the script could not be run, got the error above; see what it asks for."
 read -ra colour <<<"$flags"
 
 say "[demo] $input"

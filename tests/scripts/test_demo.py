@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import vapoursynth as vs
-
-from ..support.pipe import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 6
@@ -40,15 +37,6 @@ def read_png(path: Path) -> np.ndarray:
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     raw = subprocess.run(command, check=True, capture_output=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(size["height"], size["width"], 3)
-
-
-@pytest.mark.skipif(not hasattr(vs.core, "bs"), reason="VapourSynth has no plugin bs: install the extra samples")
-def test_encoder_flags_name_what_the_frames_say() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "encoder_flags.py"), str(ROOT / "samples" / "basic.vpy")]
-    result = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment())
-    assert result.stdout == (
-        "--range limited --colormatrix bt709 --colorprim bt709 --transfer bt709 --chromaloc 0 --sar 1:1\n"
-    )
 
 
 @pytest.mark.long

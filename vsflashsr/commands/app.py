@@ -19,6 +19,10 @@ HELP_FLAGS = ("--help", "-h")
 COMMANDS = {
     "upscale": ("vsflashsr.commands.upscale:upscale", "Upscale a video file, with everything that belongs to it."),
     "pipe": ("vsflashsr.commands.pipe:pipe", "Upscale a y4m stream from stdin to stdout."),
+    "flags": (
+        "vsflashsr.commands.flags:flags",
+        "Print an encoder's options for what a script's frames say of themselves.",
+    ),
     "compare": (
         "vsflashsr.commands.compare:compare",
         "Upscale a part of a clip in several ways, in one HTML file to look at.",
