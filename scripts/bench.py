@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import vapoursynth
 
+from vsflashsr.arguments import Arguments
 from vsflashsr.geometry import pad, padded
-from vsflashsr.models.opening import ModelRequest, open_model
+from vsflashsr.models.opening import open_model
 from vsflashsr.models.recurrent.host import RecurrentModel, RecurrentState
+from vsflashsr.runtimes.onnxruntime import CpuBackend
 
 SCRIPT = """
 import vapoursynth as vs
@@ -67,8 +69,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
-    request = ModelRequest(arguments.model, arguments.scale, width, height, threads=arguments.threads)
-    model = open_model(request).model
+    wanted = Arguments(model=arguments.model, scale=arguments.scale)
+    model = open_model(wanted, (height, width), CpuBackend(arguments.threads)).model
     if not isinstance(model, RecurrentModel):
         raise SystemExit(f"bench.py measures recurrent models, {arguments.model!r} is a {type(model).__name__}")
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vsflashsr.bundle import load_bundle
 from vsflashsr.geometry import padded
-from vsflashsr.models.opening import builtin_names, locate
+from vsflashsr.models.locate import builtin_names, locate
 
 
 class Twice(nn.Module):

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from vsflashsr.arguments import Arguments
 from vsflashsr.bundle import StateSpec, load_bundle, write_manifest
 from vsflashsr.errors import FlashsrError
 from vsflashsr.files import safe_name
-from vsflashsr.models.opening import nearest_scale
+from vsflashsr.models.opening import nearest_scale, read_kind
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_good_bundle_loads(copy: Path) -> None:
     [
         (lambda d: d.update(format=99), "format 99"),
         (lambda d: d.pop("format"), "'format'"),
-        (lambda d: d.update(kind="magic"), "'kind' is none of the values"),
+        (lambda d: d.update(kind=7), "'kind' should be str, got 7"),
         (lambda d: d.update(channels="cmyk"), "'channels'"),
         (lambda d: d.update(max_segment=0), "'max_segment' should be int >= 1, got 0"),
         (lambda d: d.update(max_segment=True), "'max_segment' should be int, got True"),
@@ -59,6 +60,12 @@ def test_what_is_wrong_is_said(copy: Path, change: Callable[[dict[str, Any]], ob
     edit(copy, change)
     with pytest.raises(FlashsrError, match=says):
         load_bundle(copy)
+
+
+def test_a_kind_that_is_not_known_is_refused(copy: Path) -> None:
+    edit(copy, lambda d: d.update(kind="magic"))
+    with pytest.raises(FlashsrError, match="'kind' is one of recurrent, frame, flashvsr, got 'magic'"):
+        read_kind(Arguments(model=copy))
 
 
 def test_a_changed_file_is_refused(copy: Path) -> None:

@@ -327,7 +327,7 @@ def test_variable_clips_are_refused(tiny: Path) -> None:
 
 
 def test_tensorrt_without_a_gpu_is_one_clear_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsflashsr.runtimes.backend.device_count", lambda: 0)
+    monkeypatch.setattr("vsflashsr.gpu.probe.device_count", lambda: 0)
     for backend in ("tensorrt", "tensorrt_rtx", "torch"):
         with pytest.raises(vs.Error, match="needs an NVIDIA GPU"):
             flashsr(noise(2, 32, 32), 2, model=tiny, backend=backend)

@@ -16,10 +16,9 @@ import vapoursynth as vs
 pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
 from vsflashsr import flashsr
-from vsflashsr.gpu import budget, driver
+from vsflashsr.gpu import budget, driver, probe
 from vsflashsr.gpu import device as device_module
-from vsflashsr.runtimes import backend as backend_module
-from vsflashsr.runtimes import tensorrt as runtime_module
+from vsflashsr.models.flashvsr import kind
 
 from .support.clips import digest, noise, planes
 from .support.fake_tensorrt import FakeTensorRT
@@ -48,9 +47,8 @@ def gpu(
     mock = MockDriver(seed=seed, total_bytes=total_bytes)
     with driver.use(mock), monkeypatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", FakeTensorRT(mock))
-        patch.setattr(runtime_module, "device_count", lambda: 1)
-        patch.setattr(backend_module, "device_count", lambda: 1)
-        patch.setattr(backend_module, "KernelLibrary", lambda device: HostKernels(mock))
+        patch.setattr(probe, "device_count", lambda: 1)
+        patch.setattr(kind, "KernelLibrary", lambda device: HostKernels(mock))
         yield Gpu(mock, folder / "engines ü")
         gc.collect()
         mock.assert_clean()

@@ -93,23 +93,23 @@ def _add_build(commands: _Commands) -> None:
 
 
 def _build(given: argparse.Namespace) -> int:
+    from vsflashsr.arguments import Arguments
+    from vsflashsr.models.opening import graphs_ahead
     from vsflashsr.runtimes.engines.requests import engine_requests
 
     _log_to_stderr()
-    model = _model(given.model)
+    form = given.piece_weights
+    wanted = Arguments(
+        model=given.model, scale=given.scale, model_options={} if form is None else {"piece_weights": form}
+    )
+    calls = graphs_ahead(wanted, [(height, width) for width, height in given.sizes])
     store, targets = _store_and_targets(given)
     if store.distrust:
         raise FlashsrError(
             f"the engine folder {str(store.folder)!r} {store.distrust}; chmod or chown it, or give another --engine-dir"
         )
     # Bundle and graphs are read once: their hashes are remembered.
-    requests = [
-        request
-        for target in targets
-        for request in engine_requests(
-            model, given.sizes, target, scale=given.scale, piece_weights=given.piece_weights
-        )
-    ]
+    requests = [request for target in targets for request in engine_requests(calls, target)]
     built, size = 0, 0
     for number, request in enumerate(requests, 1):
         with _Bar(f"[{number}/{len(requests)}] {request.label}") as bar:
@@ -120,20 +120,6 @@ def _build(given: argparse.Namespace) -> int:
         f"{len(requests) - built} there already\n"
     )
     return 0
-
-
-def _model(text: str) -> Path:
-    from vsflashsr.models.opening import BUNDLES, builtin_names
-
-    names = builtin_names()
-    if text in names:
-        return BUNDLES / text
-    path = Path(text).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".onnx"):
-        return path
-    raise FlashsrError(
-        f"there is no model {text!r}; give a bundle's folder, an .onnx file, or one of {', '.join(map(repr, names))}"
-    )
 
 
 def _store_and_targets(given: argparse.Namespace) -> tuple[EngineStore, list[Target]]:

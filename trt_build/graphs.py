@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vsflashsr.models.flashvsr.network.precision import DTYPE_NAMES
-from vsflashsr.models.flashvsr.section import TensorEntry
+from vsflashsr.runtimes.graph import TensorEntry
 
 OPSET = 20
 """The first with Gelu in one node."""

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,6 @@ from .typed_json import MalformedError, decode
 FORMAT = 1
 MANIFEST = "bundle.json"
 
-type Kind = Literal["recurrent", "frame", "flashvsr"]
 type Precision = Literal["fp32", "fp16", "bf16"]
 type ColorFix = Literal["none", "adain", "wavelet"]
 
@@ -88,7 +87,8 @@ class Bundle:
 
     folder: Path
     name: str
-    kind: Kind
+    kind: str
+    """Who makes a model of it (``models.opening.KINDS``)."""
     channels: Channels
     precision: Precision
     value_range: tuple[float, float]
@@ -130,7 +130,7 @@ class _Manifest:
 
     format: Literal[1]
     name: Annotated[str, Meta(min_length=1, max_length=200)]
-    kind: Kind
+    kind: Annotated[str, Meta(min_length=1, max_length=100)]
     channels: Channels
     schedule: Schedule
     max_segment: Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -143,9 +143,8 @@ class _Manifest:
     color_fix: ColorFix = "none"
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    recurrent: dict[str, Any] = field(default_factory=dict)
-    frame: dict[str, Any] = field(default_factory=dict)
-    flashvsr: dict[str, Any] = field(default_factory=dict)
+    section: dict[str, Any] = field(default_factory=dict)
+    """Stands under the kind's name."""
 
     def __post_init__(self) -> None:
         if not self.scales:
@@ -213,7 +212,7 @@ def load_bundle(folder: Path) -> Bundle:
         files=manifest.files,
         licence=manifest.licence,
         provenance=manifest.provenance,
-        section=getattr(manifest, manifest.kind),
+        section=manifest.section,
     )
 
 
@@ -230,7 +229,11 @@ def _read_manifest(where: str, folder: Path) -> _Manifest:
     try:
         if (version := decode(data, _Version).format) != FORMAT:
             raise FlashsrError(f"it has format {version}, this vsflashsr reads {FORMAT}; export it again or update")
-        return decode(data, _Manifest)
+        manifest = decode(data, _Manifest)
+        section = decode(data, dict[str, Any]).get(manifest.kind, {})
+        if not isinstance(section, dict):
+            raise MalformedError(f"{manifest.kind!r} should be object, got {type(section).__name__}")
+        return replace(manifest, section=section)
     except MalformedError as error:
         raise FlashsrError(f"{where}: {error}; export the bundle again") from error
     except FlashsrError as error:

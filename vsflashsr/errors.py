@@ -1,5 +1,7 @@
 """The one exception that means: the user can do something about it."""
 
+_LONGEST = 80
+
 
 class FlashsrError(ValueError):
     """One sentence: what is wrong, the value that was got, and what to do about it.
@@ -16,3 +18,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(value: object) -> str:
+    """``repr`` of what a user gave, short enough for a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes out
+        return f"{type(value).__name__} of over 4,300 digits"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}… ({len(text)} characters)"

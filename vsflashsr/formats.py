@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import vapoursynth as vs
 
-from .errors import FlashsrError
+from .errors import FlashsrError, shown
 from .model import Channels
 
 _UNSPECIFIED = 2
@@ -38,6 +39,26 @@ def check_clip(clip: vs.VideoNode) -> vs.VideoFormat:
             f"integer samples have 8 to 16 bits, got {video_format.name}; convert it first, e.g. to 16 bits"
         )
     return video_format
+
+
+def wanted_format(value: object, source: vs.VideoFormat) -> vs.VideoFormat:
+    """The output format that the user named; None: the clip's.
+
+    Raises:
+        FlashsrError: there is none of that kind, or its samples are neither 8-16 bit integer nor float.
+    """
+    if value is None:
+        return source
+    refusal = FlashsrError(f"format is a video format such as vs.YUV420P10, got {shown(value)}; give one, or leave it out")
+    try:
+        found = vs.core.get_video_format(int(value) if isinstance(value, Integral) else value)
+    except (vs.Error, TypeError, ValueError, OverflowError) as error:
+        raise refusal from error
+    if isinstance(value, bool) or found is None or found.color_family == vs.UNDEFINED:
+        raise refusal
+    if found.sample_type == vs.INTEGER and found.bits_per_sample > 16:
+        raise FlashsrError(f"format has 8-16 bit integer or float samples, got {found.name}; give e.g. vs.YUV420P10")
+    return found
 
 
 def guess_matrix(height: int) -> int:

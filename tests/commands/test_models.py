@@ -15,7 +15,7 @@ from vsflashsr import flashsr
 from vsflashsr.commands import app, getting
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models import library, published
-from vsflashsr.models.opening import builtin_names
+from vsflashsr.models.locate import builtin_names
 
 from ..support.clips import digest, noise
 from ..support.hub import REVISION, Hub, serving

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
 from vsflashsr.errors import FlashsrError
+from vsflashsr.gpu import probe
 from vsflashsr.gpu.device import Device
 from vsflashsr.runtimes import tensorrt as runtime_module
 from vsflashsr.runtimes.engines.key import EngineRequest, ModuleName, ShapeRange
@@ -56,7 +57,7 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     with mock_device(seed=request.param) as (device, driver):
         trt = FakeTensorRT(driver)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
-        monkeypatch.setattr(runtime_module, "device_count", lambda: 1)
+        monkeypatch.setattr(probe, "device_count", lambda: 1)
         store = EngineStore(tmp_path / "engines", enter_thread=device.make_current)
         yield Setup(device, driver, trt, store, write_frame_graph(tmp_path / "x2.onnx", 2))
 
@@ -246,7 +247,7 @@ def test_weights_and_scratch_are_stated(setup: Setup) -> None:
 
 def test_without_a_gpu_tensorrt_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its runtime ends the process where there is no driver."""
-    monkeypatch.setattr(runtime_module, "device_count", lambda: 0)
+    monkeypatch.setattr(probe, "device_count", lambda: 0)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with mock_device() as (device, _), pytest.raises(FlashsrError, match="needs an NVIDIA GPU and its driver, none found"):
         TensorRTRuntime("tensorrt", device, EngineStore(tmp_path))
@@ -255,7 +256,7 @@ def test_without_a_gpu_tensorrt_is_not_touched(tmp_path: Path, monkeypatch: pyte
 def test_a_gpu_that_tensorrt_rtx_does_not_list_is_refused_with_what_to_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_module, "device_count", lambda: 1)
+    monkeypatch.setattr(probe, "device_count", lambda: 1)
     trt = FakeTensorRT(__name__="tensorrt_rtx", __version__="1.7.1.116")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
     with (

@@ -26,7 +26,6 @@ from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.flashvsr.export import pieces_of, write_piece
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.host.model import FlashVSRModel
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, dit_layout
 from vsflashsr.models.flashvsr.network.dit import DiT, build_constants
 from vsflashsr.models.flashvsr.network.pieces import FirstPiece, LastPiece, MiddlePiece
@@ -34,6 +33,7 @@ from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.flashvsr.section import files_of, read_section
 
 from ..support.flashvsr_small import ROOT, SMALL, small_bundle, small_folder
+from ..support.models import host_flashvsr
 from ..support.rtx import TARGETS, compile_onnx
 from .test_flashvsr_parts import RandomWeights
 
@@ -167,13 +167,13 @@ def changed_bundle(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
 def test_a_bf16_bundle_is_refused_on_the_cpu_with_what_to_do(tmp_path: Path) -> None:
     folder = changed_bundle(tmp_path / "bundle", lambda data: data.update(precision="bf16"))
     with pytest.raises(FlashsrError, match="bf16, which ONNX Runtime can't run on the CPU; export it as fp32 or fp16"):
-        FlashVSRModel(load_bundle(folder), 2)
+        host_flashvsr(folder, 2)
 
 
 def test_a_damaged_section_is_refused(tmp_path: Path) -> None:
     folder = changed_bundle(tmp_path / "bundle", lambda data: data["flashvsr"].pop("middle"))
     with pytest.raises(FlashsrError, match="the object 'flashvsr' is incomplete"):
-        FlashVSRModel(load_bundle(folder), 2)
+        host_flashvsr(folder, 2)
 
 
 def test_the_version_may_differ_where_the_weights_do_not() -> None:

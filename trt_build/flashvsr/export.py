@@ -34,7 +34,8 @@ from vsflashsr.models.flashvsr.network.projector import build_projector
 from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
 from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder
 from vsflashsr.models.flashvsr.options import Options
-from vsflashsr.models.flashvsr.section import Graph, Section, TensorEntry
+from vsflashsr.models.flashvsr.section import Graph, Section
+from vsflashsr.runtimes.graph import TensorEntry
 from vsflashsr.version import __version__
 
 from ..bundle_folder import Progress, all_or_nothing, converted, silent

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from vsflashsr import colour_fix
+from vsflashsr.models.flashvsr.calls import step_calls
 from vsflashsr.models.flashvsr.host.attention import rotated
-from vsflashsr.models.flashvsr.host.executor import OnnxExecutor
+from vsflashsr.models.flashvsr.host.executor import OnnxExecutor, load_executor
 from vsflashsr.models.flashvsr.host.step import (
     Executor,
     Slice,
@@ -38,6 +39,7 @@ from vsflashsr.models.flashvsr.plan import step_plan
 from vsflashsr.models.flashvsr.rope import angles, rope_split, slice_positions
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, token_order, topk_ratio, window_order
 from vsflashsr.resample import resize_u8
+from vsflashsr.runtimes.onnxruntime import CpuBackend
 
 from ..stages import StageResult
 from .checkpoint import Checkpoint, MissingFileError, load_checkpoint
@@ -182,7 +184,9 @@ def _exported(checkpoint: Checkpoint, folder: Path, observer: Any) -> OnnxExecut
         own.mkdir()
         section = write_section(checkpoint, own, torch.float32, Options())
     _sections[own] = section
-    return OnnxExecutor(own, section, observer=observer)
+    # The CPU takes any size: that of the shapes doesn't matter.
+    calls = step_calls(own, section, section.options, Grid(1, 1), lambda path: path.stem)
+    return load_executor(CpuBackend(), own, section, calls, observer)
 
 
 _sections: dict[Path, Any] = {}

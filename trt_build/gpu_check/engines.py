@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vsflashsr.bundle import load_bundle
+from vsflashsr.arguments import Arguments
 from vsflashsr.errors import FlashsrError
 from vsflashsr.model import fetched
-from vsflashsr.models.opening import BUNDLES, DEFAULT
-from vsflashsr.models.recurrent.host import RecurrentModel
-from vsflashsr.runtimes.backend import TensorRTBackend
+from vsflashsr.models.opening import read_kind
+from vsflashsr.runtimes.onnxruntime import CpuBackend
+from vsflashsr.runtimes.tensorrt import TensorRTBackend
 
 from .settings import Settings
 
@@ -40,17 +39,19 @@ def part(settings: Settings) -> dict[str, Any]:
 
 
 def _builtin(backend: TensorRTBackend, start: float) -> dict[str, Any]:
-    bundle = load_bundle(Path(BUNDLES / DEFAULT))
-    model = backend.recurrent(bundle, SCALE, LOW, runs=1)
+    kind = read_kind(Arguments(scale=SCALE))
+    loaded = kind.load(backend, LOW, tiles=None)
+    assert loaded.memory is not None
+    model = loaded.model
     opened = time.perf_counter() - start
-    host = RecurrentModel(bundle, SCALE)
+    host = kind.load(CpuBackend(), LOW, tiles=None).model
     random = np.random.default_rng(1)
     clip = [random.random((1, *LOW), dtype=np.float32) for _ in range(8)]
     state, host_state, worst = None, None, 0.0
     for n in range(8):
         (made,), state = model.step([clip[n]], [n], state)
         (wanted,), host_state = host.step([clip[n]], [n], host_state)
-        worst = float(np.maximum(worst, np.abs(fetched(made) - wanted).max()))  # lets a NaN through
+        worst = float(np.maximum(worst, np.abs(fetched(made) - fetched(wanted)).max()))  # lets a NaN through
     begin = time.perf_counter()
     waiting = []
     for n in range(FRAMES):
@@ -61,4 +62,4 @@ def _builtin(backend: TensorRTBackend, start: float) -> dict[str, Any]:
     for frame in waiting:
         fetched(frame)
     seconds = time.perf_counter() - begin
-    return {"open_s": opened, "max_difference": worst, "frames_per_s": FRAMES / seconds, "memory": dict(model.memory.items)}
+    return {"open_s": opened, "max_difference": worst, "frames_per_s": FRAMES / seconds, "memory": dict(loaded.memory.items)}

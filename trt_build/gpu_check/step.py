@@ -11,10 +11,12 @@ import numpy as np
 from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.flashvsr.export import export_bundle
 from trt_build.random_checkpoint import REDUCED, write_checkpoint
+from vsflashsr.arguments import Arguments
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
-from vsflashsr.models.flashvsr.host.model import FlashVSRModel
-from vsflashsr.runtimes.backend import TorchBackend
+from vsflashsr.models.opening import read_kind
+from vsflashsr.runtimes.onnxruntime import CpuBackend
+from vsflashsr.runtimes.torch import TorchBackend
 
 from .settings import Settings
 
@@ -50,8 +52,8 @@ def part(settings: Settings) -> dict[str, Any]:
 def _difference(bundle: Bundle, options: dict[str, Any]) -> float:
     backend = TorchBackend(0)
     try:
-        model = backend.flashvsr(bundle, SCALE, LOW, runs=1, options=options)
-        host = FlashVSRModel(bundle, SCALE, options=options)
+        kind = read_kind(Arguments(model=bundle.folder, scale=SCALE, model_options=options))
+        model, host = (kind.load(where, LOW, tiles=None).model for where in (backend, CpuBackend()))
         random = np.random.default_rng(1)
         state, host_state, worst = None, None, 0.0
         for index in range(STEPS):
@@ -61,7 +63,7 @@ def _difference(bundle: Bundle, options: dict[str, Any]) -> float:
             wanted, host_state = host.step(clip, numbers, host_state)
             pairs = zip(made, wanted, strict=True)
             # Unlike max, this lets a NaN through.
-            worst = float(np.max([worst, *(np.abs(fetched(a) - b).max() for a, b in pairs)]))
+            worst = float(np.max([worst, *(np.abs(fetched(a) - fetched(b)).max() for a, b in pairs)]))
         return worst
     finally:
         backend.close()

@@ -124,24 +124,23 @@ def _backends(device_id: int) -> Iterator[Finding]:
 
     count = device_count()
     yield Finding("ok" if count else "no", "NVIDIA GPUs", f"{count}" if count else "none with a driver")
-    from ..runtimes.backend import open_backend
+    from ..arguments import Arguments
+    from ..runtimes.backend import backend_names, open_backend
 
-    for name in ("tensorrt", "tensorrt_rtx", "torch", "auto"):
+    for name in sorted(backend_names(), key=lambda name: name == "auto"):
         said: list[str] = []
         try:
-            backend = open_backend(name, device_id, None, said.append)
+            backend = open_backend(Arguments(backend=name, device_id=device_id), said.append)
         except FlashsrError as error:
             yield Finding("no", name, str(error))
             continue
-        where = "the CPU" if backend is None else backend.device.name
-        if backend is not None:
-            backend.close()
-        yield Finding("ok", name, "; ".join(said) or f"runs on {where}")
+        backend.close()
+        yield Finding("ok", name, "; ".join(said) or f"runs on {backend.where}")
 
 
 def _models() -> Iterator[Finding]:
     from ..bundle import load_bundle
-    from ..models.opening import builtin_names, locate
+    from ..models.locate import builtin_names, locate
 
     for name in builtin_names():
         try:

@@ -33,7 +33,7 @@ class Known:
 def known_models() -> Iterator[Known]:
     """The built-in models, then those in the user's folder."""
     from ..models.library import installed_names, models_folder
-    from ..models.opening import builtin_names, locate
+    from ..models.locate import builtin_names, locate
 
     for name in builtin_names():
         yield Known(name, locate(name), "in the package")
@@ -79,7 +79,7 @@ def verify(names: list[str] | None = None) -> int:
         Names of models, or folders of bundles; by default all that list shows.
     """
     from ..bundle import load_bundle
-    from ..models.opening import locate
+    from ..models.locate import locate
 
     folders = [locate(name) for name in names] if names else [model.folder for model in known_models()]
     damaged = 0

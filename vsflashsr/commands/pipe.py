@@ -149,7 +149,7 @@ class Y4mReader:
 def _behind(keywords: dict[str, Any]) -> int:
     """Frames that may be asked for again: what a run begun at a grid line reads anew."""
     from ..bundle import load_bundle
-    from ..models.opening import locate
+    from ..models.locate import locate
 
     path = locate(keywords.get("model"))
     if not path.is_dir():

@@ -46,7 +46,7 @@ def method(name: str, options: Mapping[str, Any], model_options: Mapping[str, An
             if not hasattr(vs.core, "znedi3"):
                 raise FlashsrError(f"the method nnedi3 needs the plugin znedi3, got none; {_NNEDI3_REMEDY}")
             return Method("nnedi3", _nnedi3)
-    from ..models.opening import builtin_names
+    from ..models.locate import builtin_names
 
     model = ALIASES.get(name, name)
     built_in = model in builtin_names()

@@ -190,7 +190,7 @@ def _request_hash(request: Request) -> str:
 
 def _model_hash(request: Request) -> str:
     """Of a bundle its manifest, which holds the hashes of its graphs."""
-    from ..models.opening import locate
+    from ..models.locate import locate
 
     path = locate(request.options.get("model"))
     file = path / "bundle.json" if path.is_dir() else path
@@ -318,7 +318,7 @@ def _part(timing: Timing, request: Request) -> tuple[int, int]:
 def _max_segment(request: Request) -> int:
     """Frames between the points where the filter's state begins anew."""
     from ..bundle import load_bundle
-    from ..models.opening import locate
+    from ..models.locate import locate
 
     path = locate(request.options.get("model"))
     if not path.is_dir():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from ..errors import FlashsrError
+
 
 def device_count() -> int:
     """Number of CUDA devices; 0 where there is no driver. Nothing is initialised but the driver, nothing is raised."""
@@ -16,3 +18,15 @@ def device_count() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def require_gpu(backend: str) -> None:
+    """Refuse a backend that can't do without one.
+
+    Raises:
+        FlashsrError: there is none.
+    """
+    if device_count() == 0:
+        raise FlashsrError(
+            f"backend {backend!r} needs an NVIDIA GPU and its driver, none found; use backend='auto' or 'onnxruntime'"
+        )

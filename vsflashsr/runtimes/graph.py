@@ -1,12 +1,14 @@
-"""What a graph looks like that runs on tensors in device memory, whoever executes it: TensorRT, torch, or a test."""
+"""What a model says of the graphs it needs, and what a graph looks like that is loaded, whoever executes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ..gpu.device import Stream
@@ -22,6 +24,86 @@ class Tensor:
     shape: tuple[int | str | None, ...]
     """A name or None where the size is free."""
     dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where a tensor lies in a weight file."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """Weights that a graph reads as inputs: one graph serves all layers, each with a file of its own."""
+
+    path: Path
+    tensors: tuple[TensorEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """One set of shapes that a graph is called with."""
+
+    inputs: Mapping[str, Shape]
+    """Weights aside."""
+    outputs: Mapping[str, Shape]
+    """What it must make of them; those that are left out aren't checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphCall:
+    """A graph that a model needs: the one place where its file and shapes are stated.
+
+    Engines are built, graphs are loaded and memory is counted from it.
+    """
+
+    path: Path
+    label: str
+    """What logs and lists of engines call it."""
+    shapes: tuple[Shapes, ...]
+    """All that it is called with, the usual set first."""
+    weights: WeightFile | None = None
+    """Where the graph has its weights as inputs."""
+    module: Callable[[str], DeviceGraph] | None = None
+    """Loads the torch module that the graph was exported from on a device such as "cuda:0"; None: there is none."""
+
+
+class Value(Protocol):
+    """A tensor that a host graph has made, wherever it keeps it. Never written again."""
+
+    def shape(self) -> Sequence[int]: ...
+
+    def numpy(self) -> NDArray[Any]:
+        """Its numbers as an array; fetched from a device if need be."""
+
+
+type Feed = NDArray[Any] | Value
+
+
+class HostGraph(Protocol):
+    """A graph that takes arrays, and results of its own without a copy."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """Without those that a weight file fills."""
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]: ...
+
+    def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> Mapping[str, Value]:
+        """One call; ``outputs``: those that are wanted, None: all.
+
+        Raises:
+            FlashsrError: the graph refuses these inputs, or fails.
+        """
 
 
 class PreparedGraph(Protocol):
@@ -49,14 +131,15 @@ class DeviceGraph(Protocol):
     """A graph that is loaded on a device."""
 
     @property
-    def inputs(self) -> Mapping[str, Tensor]: ...
+    def inputs(self) -> Mapping[str, Tensor]:
+        """Without those that a weight file fills."""
 
     @property
     def outputs(self) -> Mapping[str, Tensor]: ...
 
     @property
     def weights_bytes(self) -> int:
-        """Device memory that the loaded graph holds."""
+        """Device memory that the loaded graph holds, beside what it shares with one that was loaded before it."""
 
     def prepare(self, shapes: Mapping[str, Shape]) -> PreparedGraph:
         """The graph for these input shapes.
@@ -64,3 +147,8 @@ class DeviceGraph(Protocol):
         Raises:
             FlashsrError: it doesn't take them.
         """
+
+
+def weights_bytes(graphs: Iterable[DeviceGraph]) -> int:
+    """Device memory that graphs of one model hold together."""
+    return sum(graph.weights_bytes for graph in graphs)

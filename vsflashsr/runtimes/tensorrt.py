@@ -1,16 +1,19 @@
-"""TensorRT and TensorRT-RTX engines on a GPU: one code path for both, on memory and streams that are given to it."""
+"""TensorRT and TensorRT-RTX on a GPU: one code path for both, on memory and streams that are given to it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..arguments import Arguments
 from ..errors import FlashsrError
-from ..gpu.probe import device_count
-from .graph import Shape, Tensor
+from ..gpu import probe
+from .graph import DeviceGraph, GraphCall, Shape, Tensor
+from .weights import DeviceWeights, SharedGraph
 
 if TYPE_CHECKING:
     from ..gpu.device import Device, Stream
@@ -48,10 +51,7 @@ class TensorRTRuntime:
     def __init__(self, name: ModuleName, device: Device, store: EngineStore) -> None:
         from .engines.modules import load_module, module_log, target_of
 
-        if device_count() == 0:  # where there is no driver, Runtime() ends the process
-            raise FlashsrError(
-                f"backend {name!r} needs an NVIDIA GPU and its driver, none found; use backend='auto' or 'onnxruntime'"
-            )
+        probe.require_gpu(name)  # where there is no driver, Runtime() ends the process
         self.target: Target = target_of(name, device)
         self._module: Any = load_module(name)
         self._device, self._store = device, store
@@ -238,3 +238,88 @@ class TensorRTCall:
                 self._addresses[name] = address
         if not context.execute_async_v3(stream.handle):
             raise self._graph.refusal(f"the engine {label!r} failed")
+
+
+class TensorRTBackend:
+    """See ``DeviceBackend``: engines of ``tensorrt`` or ``tensorrt_rtx``.
+
+    Args:
+        name: which of the two.
+        ordinal: which GPU.
+        engine_dir: where engines are kept; None: the user's cache folder.
+
+    Raises:
+        FlashsrError: there is no such GPU, the module isn't installed, or it makes no engines for this GPU.
+    """
+
+    place: Literal["device"] = "device"
+    captures = True
+
+    def __init__(self, name: ModuleName, ordinal: int, engine_dir: Path | None) -> None:
+        from ..gpu.device import Device
+        from .engines.store import EngineStore
+
+        probe.require_gpu(name)
+        self.name = name
+        self.device = Device(ordinal)
+        try:
+            self._runtime = TensorRTRuntime(name, self.device, EngineStore(engine_dir, enter_thread=self.device.make_current))
+        except BaseException:
+            self.device.close()
+            raise
+        self.where = self.device.name
+        self._weights = DeviceWeights(self.device)
+
+    def load(self, calls: Sequence[GraphCall]) -> list[DeviceGraph]:
+        """See ``HostBackend.load``: engines are built where they aren't stored. One serves all layers that share a graph."""
+        from .engines.requests import engine_request, identity
+
+        engines: dict[object, TensorRTGraph] = {}
+        shared: dict[object, SharedGraph] = {}
+        loaded: list[DeviceGraph] = []
+        for call in calls:
+            request = engine_request(call, self._runtime.target)
+            key = identity(request)
+            if key not in engines:
+                engines[key] = self._runtime.open(request)
+                shared[key] = SharedGraph(engines[key])
+            loaded.append(engines[key] if call.weights is None else shared[key].bound(call.weights, self._weights))
+        return loaded
+
+    def keep_compiled(self) -> None:
+        """See ``HostBackend.keep_compiled``: a killed vspipe keeps nothing, so it isn't left to the end."""
+        self._runtime.keep_kernels()
+
+    def close(self) -> None:
+        """See ``HostBackend.close``."""
+        if not self.device.closed:
+            self._runtime.keep_kernels()
+        self.device.close()
+
+
+def open_tensorrt(arguments: Arguments) -> TensorRTBackend:
+    """TensorRT on the GPU that was asked for."""
+    return TensorRTBackend("tensorrt", arguments.device_id, arguments.engine_dir)
+
+
+def open_tensorrt_rtx(arguments: Arguments) -> TensorRTBackend:
+    """TensorRT-RTX on the GPU that was asked for."""
+    return TensorRTBackend("tensorrt_rtx", arguments.device_id, arguments.engine_dir)
+
+
+def why_no_tensorrt() -> str | None:
+    """No GPU, or no module."""
+    return _why_not("tensorrt")
+
+
+def why_no_tensorrt_rtx() -> str | None:
+    """No GPU, or no module."""
+    return _why_not("tensorrt_rtx")
+
+
+def _why_not(name: ModuleName) -> str | None:
+    from .engines.modules import installed
+
+    if probe.device_count() == 0:
+        return "there is no NVIDIA GPU with a driver"
+    return None if installed(name) else f"{name} isn't installed"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..arguments import Arguments
 from ..errors import FlashsrError
-from .graph import Shape, Tensor
+from ..gpu import probe
+from .graph import DeviceGraph, GraphCall, Shape, Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -131,3 +133,58 @@ class _PreparedTorch:
 
 def _described(name: str, dtype: torch.dtype) -> Tensor:
     return Tensor(name, (), np.dtype(_NUMPY[str(dtype).removeprefix("torch.")]))
+
+
+class TorchBackend:
+    """See ``DeviceBackend``: the modules that graphs were exported from. The reference on a GPU.
+
+    Raises:
+        FlashsrError: there is no such GPU, or no torch that can use it.
+    """
+
+    name = "torch"
+    place: Literal["device"] = "device"
+    captures = False
+    """Torch's allocator works while it runs."""
+
+    def __init__(self, ordinal: int) -> None:
+        from ..gpu.device import Device
+
+        probe.require_gpu(self.name)
+        try:
+            import torch
+        except ImportError as error:
+            raise FlashsrError(f"backend 'torch' needs torch ({error}); pip install 'vsflashsr[export]'") from error
+        if not torch.cuda.is_available():
+            raise FlashsrError(f"this torch has no CUDA, got torch {torch.__version__}; install a CUDA build of it")
+        self.device = Device(ordinal)
+        self.where = self.device.name
+
+    def load(self, calls: Sequence[GraphCall]) -> list[DeviceGraph]:
+        """See ``HostBackend.load``."""
+        return [self._loaded(call) for call in calls]
+
+    def keep_compiled(self) -> None:
+        """There is nothing to keep."""
+
+    def close(self) -> None:
+        """See ``HostBackend.close``."""
+        self.device.close()
+
+    def _loaded(self, call: GraphCall) -> DeviceGraph:
+        if call.module is None:
+            raise FlashsrError(
+                f"backend 'torch' runs models that have torch modules, such as FlashVSR, got the graph {call.label!r}; "
+                "use 'tensorrt', 'tensorrt_rtx' or 'onnxruntime'"
+            )
+        return call.module(f"cuda:{self.device.ordinal}")
+
+
+def open_torch(arguments: Arguments) -> TorchBackend:
+    """Torch on the GPU that was asked for."""
+    return TorchBackend(arguments.device_id)
+
+
+def why_no_torch() -> str | None:
+    """No GPU."""
+    return "there is no NVIDIA GPU with a driver" if probe.device_count() == 0 else None

@@ -20,7 +20,6 @@ from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.device.graphs import Piece, StepGraphs
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
-from vsflashsr.models.flashvsr.host.model import FlashVSRModel
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import Graph, read_section
 
@@ -28,6 +27,7 @@ from ...support.flashvsr_small import frames
 from ...support.host_device import HostGraph
 from ...support.host_kernels import HostKernels
 from ...support.mock_cuda import MockDriver, mock_device
+from ...support.models import host_flashvsr
 
 LOW = (24, 60)
 """Height and width: x4 is 96x240, padded to 128x256: two windows, and something to crop."""
@@ -101,7 +101,7 @@ def worst(variant: str, version: str, changes: dict[str, Any], steps: int, seed:
     if exact:
         clip = [np.rint(frame * 255).astype(np.float32) / np.float32(255) for frame in clip]
     chosen = bundle(variant, version)
-    host = FlashVSRModel(chosen, 4, threads=1, options=changes)
+    host = host_flashvsr(chosen.folder, 4, threads=1, **changes)
     with mock_device(seed=seed, total_bytes=1 << 30) as (device, mock):
         model = device_model(device, mock, chosen, options)
         difference, state, host_state = 0.0, None, None

@@ -15,13 +15,12 @@ pytest.importorskip("torch", reason="the toy bundle is made by the exporter, whi
 import vapoursynth as vs
 
 from vsflashsr import flashsr
-from vsflashsr.bundle import load_bundle
 from vsflashsr.colour_fix import adain, wavelet
-from vsflashsr.models.flashvsr.host.model import FlashVSRModel
 from vsflashsr.resample import resize
 
 from ...support.clips import read, rgb_clip
 from ...support.flashvsr_small import frames, small_bundle
+from ...support.models import host_flashvsr
 from ...support.pipe import y4m
 
 Video = list[np.ndarray]
@@ -38,7 +37,7 @@ def rendered(count: int) -> dict[int, np.ndarray]:
 
 def whole_clip(video: Video, **options: Any) -> Video:
     """All steps of one run, without the filter."""
-    model = FlashVSRModel(load_bundle(small_bundle()), 2, options=options)
+    model = host_flashvsr(small_bundle(), 2, **options)
     padded = [*video, *[video[-1]] * 32]
     made: Video = []
     state = None
@@ -151,7 +150,7 @@ def test_both_forms_of_weights_give_the_same_picture() -> None:
         ({"sparse_ratio": float("nan")}, "sparse_ratio is a number above 0"),
         ({"local_range": 2.5}, "local_range is a whole number"),
         ({"kv_ratio": 0.5}, "kv_ratio is a number from 1"),
-        ({"color_fix": "histogram"}, "color_fix is one of adain, wavelet, none"),
+        ({"color_fix": "histogram"}, "color_fix is one of none, adain, wavelet"),
         ({"padding": "zero"}, "padding is one of reflect, replicate"),
         ({"seed": "a"}, "seed is a whole number"),
     ],

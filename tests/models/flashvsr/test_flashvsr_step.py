@@ -16,7 +16,6 @@ pytest.importorskip("torch", reason="the reference executor and the exporter nee
 from trt_build.flashvsr.torch_executor import TorchExecutor
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.host.executor import OnnxExecutor
-from vsflashsr.models.flashvsr.host.model import FlashVSRModel
 from vsflashsr.models.flashvsr.host.step import (
     Executor,
     StepOptions,
@@ -28,17 +27,16 @@ from vsflashsr.models.flashvsr.host.step import (
 )
 from vsflashsr.models.flashvsr.noise import step_noise
 from vsflashsr.models.flashvsr.plan import step_plan
-from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid
 
 from ...support.flashvsr_small import SMALL, frames, small_bundle, small_checkpoint
+from ...support.models import host_executor, host_flashvsr
 
 OPTIONS = StepOptions(ratio=1.5, local_range=3, kv_ratio=3)
 
 
 def onnx_executor(variant: str = "tiny", version: str = "v1.1", **others: Any) -> OnnxExecutor:
-    bundle = load_bundle(small_bundle(variant, version))
-    return OnnxExecutor(bundle.folder, read_section("test", bundle.section), **others)
+    return host_executor(load_bundle(small_bundle(variant, version)), **others)
 
 
 @cache
@@ -107,8 +105,7 @@ def test_every_stage_agrees_between_torch_and_onnx_runtime() -> None:
 
 
 def test_half_precision_is_close() -> None:
-    bundle = load_bundle(small_bundle(precision="fp16"))
-    half = run(OnnxExecutor(bundle.folder, read_section("test", bundle.section)), 1)[0]
+    half = run(host_executor(load_bundle(small_bundle(precision="fp16"))), 1)[0]
     full = run(onnx_executor(), 1)[0]
     assert 10 * np.log10(np.square(full).mean() / np.square(half - full).mean()) > 40
 
@@ -163,7 +160,7 @@ def state_digest(state: StepState[Any]) -> str:
 
 
 def test_a_state_that_was_handed_out_never_changes() -> None:
-    model = FlashVSRModel(load_bundle(small_bundle()), 2)
+    model = host_flashvsr(small_bundle(), 2)
     video = frames(49, 40, 40)
     _, old = model.step(video[:25], range(25), None)
     before = state_digest(old)
@@ -175,7 +172,7 @@ def test_a_state_that_was_handed_out_never_changes() -> None:
 
 
 def test_neighbouring_states_share_all_but_one_slice() -> None:
-    model = FlashVSRModel(load_bundle(small_bundle()), 2)
+    model = host_flashvsr(small_bundle(), 2)
     video = frames(33, 40, 40)
     _, old = model.step(video[:25], range(25), None)
     _, new = model.step(video[25:], range(25, 33), old)
@@ -206,7 +203,7 @@ def test_steps_run_past_the_published_limit_and_the_last_is_like_the_first() -> 
 @pytest.mark.timeout(1800)
 def test_1200_whole_steps_from_frames_to_frames() -> None:
     """Projector, DiT and decoder: 9,613 frames, of which the published code makes 4,093."""
-    model = FlashVSRModel(load_bundle(small_bundle()), 2)
+    model = host_flashvsr(small_bundle(), 2)
     video = frames(25, 64, 64)
     emitted, state = model.step(video, range(25), None)
     count, held = len(emitted), model.state_bytes(state)

@@ -14,7 +14,7 @@ import torch
 
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.device.graphs import decoder_shapes, projector_shapes, token_shapes
-from vsflashsr.models.flashvsr.network.graphs import torch_graphs
+from vsflashsr.models.flashvsr.network.graphs import torch_graph
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid
 from vsflashsr.runtimes.graph import Shape
@@ -53,21 +53,18 @@ def same(graph: Any, path: Path, shapes: dict[str, Shape]) -> float:
 def test_modules_are_the_exported_graphs(variant: str, version: str, precision: str, tolerance: float) -> None:
     bundle = load_bundle(small_bundle(variant, version, precision))
     section = read_section("test", bundle.section)
-    graphs = torch_graphs(bundle, section, "cpu")
     grid = Grid(1, 2)
-    for kind, piece, graph in (
-        ("first", graphs.first, section.first),
-        ("middle", graphs.middle, section.middle),
-        ("last", graphs.last, section.last),
-    ):
-        assert len(piece.graphs) == len(graph.constant)
+
+    def check(part: str, name: str, shapes: dict[str, Shape], layer: int = 0) -> None:
+        graph = torch_graph(bundle, section, part, layer, "cpu")
+        assert same(graph, bundle.path(name), shapes) < tolerance
+        assert graph.weights_bytes > 0
+
+    for part, graph in (("first", section.first), ("middle", section.middle), ("last", section.last)):
         for layer, name in enumerate(graph.constant):
-            shapes = token_shapes(kind, 128, SMALL.dim, 64)
-            assert same(piece.graphs[layer], bundle.path(name), shapes) < tolerance
-    assert same(graphs.projector, bundle.path(section.projector), projector_shapes(section, grid)) < tolerance
-    states = range(len(section.decoder_states))
-    shapes = decoder_shapes(section, grid, SMALL.latent_channels, states)
-    assert same(graphs.decoder, bundle.path(section.decoder), shapes) < tolerance
+            check(part, name, token_shapes(part, 128, SMALL.dim, 64), layer)
+    check("projector", section.projector, projector_shapes(section, grid))
+    shapes = decoder_shapes(section, grid, SMALL.latent_channels, range(len(section.decoder_states)))
+    check("decoder", section.decoder, shapes)
     if section.decoder_first is not None:
-        assert same(graphs.decoder_first, bundle.path(section.decoder_first), shapes) < tolerance
-    assert graphs.weights_bytes > 0
+        check("decoder_first", section.decoder_first, shapes)

@@ -16,8 +16,10 @@ from onnx import external_data_helper
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
 pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
+from vsflashsr.arguments import Arguments
 from vsflashsr.bundle import load_bundle, write_manifest
 from vsflashsr.errors import FlashsrError
+from vsflashsr.models.recurrent.kind import read_recurrent
 from vsflashsr.onnx_file import read_onnx
 from vsflashsr.runtimes.engines.build import build_plan
 from vsflashsr.runtimes.engines.key import EngineRequest, ShapeRange, key_of
@@ -26,6 +28,7 @@ from vsflashsr.runtimes.engines.progress import BuildStatus, LogProgress, Phases
 from vsflashsr.runtimes.engines.requests import engine_requests
 
 from ...support.fake_tensorrt import FakeTensorRT
+from ...support.models import engines_of
 from ...support.rtx import TARGETS
 from ...support.rtx_engines import BUILTIN, small_request
 from ...support.tiny import write_frame_graph, write_tiny_bundle
@@ -50,7 +53,7 @@ def test_a_small_engine_is_built_for_each_target(capability: tuple[int, int], tm
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_built_in_model_is_built(scale: int) -> None:
-    (request,) = engine_requests(BUILTIN, [(90, 60)], target_without_gpu("tensorrt_rtx", (8, 9)), scale=scale)
+    (request,) = engines_of(BUILTIN, [(90, 60)], target_without_gpu("tensorrt_rtx", (8, 9)), scale=scale)
     assert request.graph.name == f"x{scale}.onnx"
     assert request.shapes["frames"] == ShapeRange.fixed((1, 1, 64, 96))
     seen: list[BuildStatus] = []
@@ -263,7 +266,7 @@ def test_an_engine_of_tensorrt_rtx_that_was_built_without_the_gpu_is_found_on_it
 
 def test_a_recurrent_bundle_with_a_first_graph(tiny_25_21: Path) -> None:
     target = target_without_gpu("tensorrt_rtx", (8, 9))
-    requests = engine_requests(tiny_25_21, [(30, 20)], target, scale=2)
+    requests = engines_of(tiny_25_21, [(30, 20)], target, scale=2)
     assert [r.graph.name for r in requests] == ["x2_first.onnx", "x2.onnx"]
     first, step = (dict(r.shapes) for r in requests)
     assert first == {"frames": ShapeRange.fixed((25, 1, 20, 30))}
@@ -275,14 +278,14 @@ def test_a_recurrent_bundle_with_a_first_graph(tiny_25_21: Path) -> None:
     for request in requests:
         assert set(request.shapes) == {i.name for i in read_onnx(request.graph).inputs}
     assert [r.label for r in requests] == ["tiny/x2_first 30x20", "tiny/x2 30x20"]
-    assert len(engine_requests(load_bundle(tiny_25_21), [(30, 20), (40, 20), (30, 20)], target)) == 4
+    assert len(engines_of(tiny_25_21, [(30, 20), (40, 20), (30, 20)], target)) == 4
 
 
 def test_a_recurrent_bundle_whose_first_step_reads_more(tmp_path: Path) -> None:
     bundle = load_bundle(write_tiny_bundle(tmp_path / "tiny", scales=(2,)))
     schedule = dataclasses.replace(bundle.schedule, first_reads=3, first_emits=3)
-    target = target_without_gpu("tensorrt_rtx", (8, 9))
-    (request,) = engine_requests(dataclasses.replace(bundle, schedule=schedule), [(16, 16)], target)
+    calls = read_recurrent(dataclasses.replace(bundle, schedule=schedule), 2, Arguments()).graphs((16, 16))
+    (request,) = engine_requests(calls, target_without_gpu("tensorrt_rtx", (8, 9)))
     assert request.shapes["frames"] == ShapeRange((1, 1, 16, 16), (1, 1, 16, 16), (3, 1, 16, 16))
 
 
@@ -297,7 +300,7 @@ def test_a_recurrent_bundle_whose_first_step_reads_more(tmp_path: Path) -> None:
 )
 def test_single_frame_upscalers(options: dict[str, object], shape: tuple[int, ...], tmp_path: Path) -> None:
     path = write_frame_graph(tmp_path / "my upscaler.onnx", 2, **options)  # type: ignore[arg-type]  # a table of keywords
-    (request,) = engine_requests(path, [(50, 30)], target_without_gpu("tensorrt_rtx", (8, 9)))
+    (request,) = engines_of(path, [(50, 30)], target_without_gpu("tensorrt_rtx", (8, 9)))
     assert dict(request.shapes) == {"input": ShapeRange.fixed(shape)}
     assert request.label == "my upscaler 50x30"
     assert len(build_plan(request).data) > 0
@@ -358,7 +361,7 @@ def test_flashvsr_needs_projector_pieces_and_decoder(version: str, variant: str,
     folder = flashvsr_bundle(tmp_path / "bundle", version, variant)
     target = target_without_gpu("tensorrt_rtx", (8, 9))
     # 100x60 becomes 400x240, and that is padded to 512x256: 4 x 2 windows of 128 tokens.
-    requests = engine_requests(folder, [(100, 60)], target, piece_weights=form)
+    requests = engines_of(folder, [(100, 60)], target, piece_weights=form)
     suffix = "" if form == "shared" else ".constant"
     decoders = ["decoder"] if variant == "tiny" else ["decoder.first", "decoder"]
     assert [r.graph.stem for r in requests] == [
@@ -382,7 +385,7 @@ def test_flashvsr_needs_projector_pieces_and_decoder(version: str, variant: str,
     assert shapes["decoder"] == {**latent, **condition, **states}
     if variant == "full":
         assert shapes["decoder.first"] == {**latent, "state1": states["state1"]}
-    assert dict(engine_requests(folder, [(100, 60)], target, scale=2)[0].shapes)["clip"] == fixed((4, 3, 128, 256))
+    assert dict(engines_of(folder, [(100, 60)], target, scale=2)[0].shapes)["clip"] == fixed((4, 3, 128, 256))
 
 
 @pytest.mark.long
@@ -396,7 +399,7 @@ def test_all_engines_of_an_exported_flashvsr_are_built(variant: str, form: str, 
     folder = small_bundle(variant, precision=precision)
     for capability in TARGETS:
         target = target_without_gpu("tensorrt_rtx", capability)
-        for request in engine_requests(folder, [(100, 60)], target, piece_weights=form):
+        for request in engines_of(folder, [(100, 60)], target, piece_weights=form):
             assert len(build_plan(request).data) > 0
 
 

@@ -34,6 +34,7 @@ from vsflashsr.runtimes.engines.progress import BuildStatus
 from vsflashsr.runtimes.engines.store import EngineRejectedError, EngineStore
 
 from ...support.held_build import HeldBuild
+from ...support.models import engines_of
 from ...support.pipe import VSPIPE, environment
 from ...support.rtx_engines import BUILTIN, small_request
 
@@ -79,9 +80,8 @@ def engine_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def builtin_request() -> EngineRequest:
     """The built-in model: two seconds, of which 1.6 without a word from TensorRT."""
     from vsflashsr.runtimes.engines.modules import target_without_gpu
-    from vsflashsr.runtimes.engines.requests import engine_requests
 
-    (request,) = engine_requests(BUILTIN, [(96, 64)], target_without_gpu("tensorrt_rtx", (8, 9)))
+    (request,) = engines_of(BUILTIN, [(96, 64)], target_without_gpu("tensorrt_rtx", (8, 9)))
     return request
 
 

@@ -8,21 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ...errors import FlashsrError
+from ...runtimes.graph import TensorEntry
 from .options import Options
 
 type Version = Literal["v1", "v1.1"]
 type Variant = Literal["tiny", "full"]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """Where a tensor lies in a weight file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset_bytes: int
-    length_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 
 from ...bundle import Bundle, ScaleSpec, StateSpec
 from ...errors import FlashsrError
 from ...geometry import Array, pad, padded
 from ...model import ModelSpec
-from ...runtimes.graph import Tensor
-from ...runtimes.onnxruntime import OnnxSession
+from ...runtimes.graph import Feed, HostGraph, Tensor, Value
 
 FRAMES, OUT = "frames", "out"
 STATE, NEXT = "state.", "next."
@@ -21,28 +20,29 @@ STATE, NEXT = "state.", "next."
 
 @dataclass(frozen=True, slots=True)
 class RecurrentState:
-    """The graph's state outputs as ONNX Runtime left them; fed back without a copy, never written."""
+    """The graph's state outputs as the runtime left them; fed back without a copy, never written."""
 
-    tensors: Mapping[str, ort.OrtValue]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(value.numpy().nbytes for value in self.tensors.values())
+    tensors: Mapping[str, Value]
 
 
 class RecurrentModel:
-    """A bundle of kind ``recurrent`` at one of its scales.
+    """A bundle of kind ``recurrent`` at one of its scales, on arrays.
 
-    Graph: ``frames`` (T, C, h, w) and ``state.NAME`` in, ``out`` (T', C, s*h, s*w) and ``next.NAME`` out.
+    Args:
+        bundle: the bundle.
+        scale: one of its scales.
+        step, first: its graphs, loaded.
+
+    Raises:
+        FlashsrError: they don't fit what the bundle says.
     """
 
-    def __init__(self, bundle: Bundle, scale: int, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, scale: int, step: HostGraph, first: HostGraph | None) -> None:
         spec = bundle.scales[scale]
         self._bundle = bundle
         self._spec = spec
         self._scale = scale
-        self._step = OnnxSession(bundle.path(spec.step), threads=threads)
-        self._first = None if spec.first is None else OnnxSession(bundle.path(spec.first), threads=threads)
+        self._step, self._first = step, first
         _check(self._step, spec, bundle, cold=False)
         if self._first is not None:
             _check(self._first, spec, bundle, cold=True)
@@ -63,7 +63,7 @@ class RecurrentModel:
         batch = np.stack([pad(frame, columns, rows) for frame in frames])
         if (low, high) != (0.0, 1.0):
             batch = batch * np.float32(high - low) + np.float32(low)
-        feeds: dict[str, np.ndarray | ort.OrtValue] = {FRAMES: batch.astype(graph.inputs[FRAMES].dtype, copy=False)}
+        feeds: dict[str, Feed] = {FRAMES: batch.astype(graph.inputs[FRAMES].dtype, copy=False)}
         if state is not None:
             feeds |= {STATE + name: value for name, value in state.tensors.items()}
         elif graph is self._step:
@@ -90,10 +90,11 @@ class RecurrentModel:
 
     def state_bytes(self, state: RecurrentState) -> int:
         """Memory of the state's tensors."""
-        return state.nbytes
+        sizes = {s.name: np.dtype(s.dtype).itemsize for s in self._spec.states}
+        return sum(math.prod(value.shape()) * sizes[name] for name, value in state.tensors.items())
 
 
-def _check(graph: OnnxSession, spec: ScaleSpec, bundle: Bundle, *, cold: bool) -> None:
+def _check(graph: HostGraph, spec: ScaleSpec, bundle: Bundle, *, cold: bool) -> None:
     """Do the graph's inputs and outputs fit bundle.json? Said when the script runs, not in the middle of an encode."""
     ins = {FRAMES} | (set() if cold else {STATE + s.name for s in spec.states})
     outs = {OUT} | {NEXT + s.name for s in spec.states}

@@ -2,73 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .... import colour_fix
-from ....bundle import Bundle
-from ....errors import FlashsrError
 from ....geometry import Array, padded
 from ....model import ModelSpec
 from ....resample import resize
 from ..noise import step_noise
-from ..section import files_of, read_section
+from ..options import Options
 from ..windows import BLOCK_PX, Grid, topk_ratio
-from .executor import OnnxExecutor
 from .step import Executor, StepOptions, StepState, run_step
 
 _NUMPY_PADDING = {"reflect": "reflect", "replicate": "edge"}
 
 
 class FlashVSRModel:
-    """A bundle of kind ``flashvsr`` on the CPU, at one pre-upscale.
+    """FlashVSR on the CPU, at one pre-upscale.
 
     Args:
-        bundle: the checked bundle.
-        scale: factor of the pre-upscale, and so of the output: 2, 3 or 4. The model was trained for 4.
-        threads: threads of one graph call; None: one for each core.
-        options: changes to the bundle's defaults, see ``Options``.
-        executor: what runs the step; None: ONNX Runtime on the CPU.
-
-    Raises:
-        FlashsrError: an option is unknown or out of range, or the bundle can't run here.
+        spec: of the bundle at the factor of the pre-upscale, which is that of the output.
+        options: the bundle's with the user's changes.
+        executor: what runs the step.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        scale: int,
-        *,
-        threads: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        executor: Executor[Any] | None = None,
-    ) -> None:
-        where = f"bundle {str(bundle.folder)!r}"
-        section = read_section(where, bundle.section)
-        self._bundle, self._scale = bundle, scale
-        self._options = section.options.overridden(options or {})
-        for name in files_of(section):
-            if name not in bundle.files:
-                raise FlashsrError(f"{where}: {name!r} has no sha256 under 'files'; export the bundle again")
-        if executor is None and bundle.precision == "bf16":
-            raise FlashsrError(f"{where} is bf16, which ONNX Runtime can't run on the CPU; export it as fp32 or fp16")
-        self._executor: Executor[Any] = executor or OnnxExecutor(
-            bundle.folder, section, form=self._options.piece_weights, threads=threads
-        )
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._bundle.spec(self._scale)
+    def __init__(self, spec: ModelSpec, options: Options, executor: Executor[Any]) -> None:
+        self.spec, self._options, self._executor = spec, options, executor
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: StepState[Any] | None
     ) -> tuple[list[Array], StepState[Any]]:
         """See ``Model.step``."""
         _, height, width = frames[0].shape
-        height, width = height * self._scale, width * self._scale
+        height, width = height * self.spec.scale, width * self.spec.scale
         grid = Grid(padded(height, BLOCK_PX) // BLOCK_PX, padded(width, BLOCK_PX) // BLOCK_PX)
         upscaled = self._prepared(np.stack(frames), height, width, grid)
         noise = step_noise(self._options.seed, numbers, grid.height_px // 8, grid.width_px // 8)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ....bundle import Bundle
 from ....errors import FlashsrError
+from ....runtimes.graph import TensorEntry
 from ....runtimes.torch import TorchGraph
-from ..device.graphs import Piece, StepGraphs
-from ..section import Graph, Section, TensorEntry
+from ..section import Section
 from .config import FlashVSRConfig
 from .pieces import FirstPiece, LastPiece, MiddlePiece, precision_of
 from .precision import DTYPE_NAMES, PRECISIONS
@@ -26,53 +26,66 @@ from .wan_vae import WanVaeDecoder, cache_specs
 _TYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
-def torch_graphs(bundle: Bundle, section: Section, device: str) -> StepGraphs:
-    """All graphs of a step, loaded on `device`, such as "cuda:0".
+def torch_graph(bundle: Bundle, section: Section, part: str, layer: int, device: str) -> TorchGraph:
+    """One graph of a step, loaded on `device`, such as "cuda:0".
+
+    Args:
+        bundle, section: what lies where.
+        part: a field of `calls.StepOf`.
+        layer: of a piece, counted among those of its kind.
+        device: as torch calls it.
 
     Raises:
         FlashsrError: a weight file doesn't fit the manifest.
     """
-    config = _config(section)
-    dtype = PRECISIONS[bundle.precision]
+    config, dtype = _config(section), PRECISIONS[bundle.precision]
+    match part:
+        case "projector":
+            return _projector(config, bundle, section, dtype, device)
+        case "decoder":
+            return _whole_decoder(config, bundle, section, dtype, device)
+        case "decoder_first":
+            return _first_decoder(config, bundle, section, dtype, device)
+    kinds: Mapping[str, Callable[[FlashVSRConfig], FirstPiece | MiddlePiece | LastPiece]] = {
+        "first": FirstPiece, "middle": MiddlePiece, "last": LastPiece
+    }  # fmt: skip
+    graph = {"first": section.first, "middle": section.middle, "last": section.last}[part]
+    return _piece(kinds[part], config, bundle.path(graph.weights[layer]), graph.tensors, dtype, device)
 
-    def piece(kind: Callable[[FlashVSRConfig], FirstPiece | MiddlePiece | LastPiece], graph: Graph) -> Piece:
-        loaded = [_piece(kind, config, bundle.path(name), graph.tensors, dtype, device) for name in graph.weights]
-        return Piece(loaded, [{}] * len(loaded), {})
 
+def _projector(
+    config: FlashVSRConfig, bundle: Bundle, section: Section, dtype: torch.dtype, device: str
+) -> TorchGraph:
     with torch.device("meta"):
-        projector = build_projector(config, section.version)
-        decoder: nn.Module = TCDecoder(config) if section.variant == "tiny" else WanVaeDecoder(config)
-    states = [f"{n}" for n in range(len(section.decoder_states))]
-    decoder_first = None
-    if section.decoder_first is not None:
-        with torch.device("meta"):
-            first = WanVaeDecoder(config, first=True)
-        names = [name for name, _, _ in cache_specs(config, first=False)]
-        own = [str(names.index(name)) for name, _, _ in cache_specs(config, first=True)]
-        # The other graph has all the weights, this one leaves those of the time convolutions out.
-        decoder_first = _decoder(first, bundle.path(section.decoder), own, [], dtype, device)
+        module = build_projector(config, section.version)
     context = [] if section.version == "v1" else [("ctx1", torch.float32), ("ctx2", dtype)]
-    graphs = {
-        "first": piece(FirstPiece, section.first),
-        "middle": piece(MiddlePiece, section.middle),
-        "last": piece(LastPiece, section.last),
-    }
-    loaded_projector = TorchGraph(
-        _loaded(projector, bundle.path(section.projector), dtype),
+    return TorchGraph(
+        _loaded(module, bundle.path(section.projector), dtype),
         [("clip", torch.float32), *context],
         [("tokens", dtype), *([("next2", dtype)] if context else [])],
         device,
     )
+
+
+def _whole_decoder(
+    config: FlashVSRConfig, bundle: Bundle, section: Section, dtype: torch.dtype, device: str
+) -> TorchGraph:
+    with torch.device("meta"):
+        module: nn.Module = TCDecoder(config) if section.variant == "tiny" else WanVaeDecoder(config)
+    states = [f"{n}" for n in range(len(section.decoder_states))]
     condition = [("lq", torch.float32)] if section.variant == "tiny" else []
-    loaded_decoder = _decoder(decoder, bundle.path(section.decoder), states, condition, dtype, device)
-    whole = [*(g for p in graphs.values() for g in p.graphs), loaded_projector, loaded_decoder, decoder_first]
-    return StepGraphs(
-        **graphs,
-        projector=loaded_projector,
-        decoder=loaded_decoder,
-        decoder_first=decoder_first,
-        weights_bytes=sum(graph.weights_bytes for graph in whole if graph is not None),
-    )
+    return _decoder(module, bundle.path(section.decoder), states, condition, dtype, device)
+
+
+def _first_decoder(
+    config: FlashVSRConfig, bundle: Bundle, section: Section, dtype: torch.dtype, device: str
+) -> TorchGraph:
+    with torch.device("meta"):
+        module = WanVaeDecoder(config, first=True)
+    names = [name for name, _, _ in cache_specs(config, first=False)]
+    own = [str(names.index(name)) for name, _, _ in cache_specs(config, first=True)]
+    # The other graph has all the weights, this one leaves those of the time convolutions out.
+    return _decoder(module, bundle.path(section.decoder), own, [], dtype, device)
 
 
 def _config(section: Section) -> FlashVSRConfig:

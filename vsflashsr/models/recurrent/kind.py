@@ -1,0 +1,85 @@
+"""Bundles of kind ``recurrent``: graphs with explicit state in and out.
+
+Graph: ``frames`` (T, C, h, w) and ``state.NAME`` in, ``out`` (T', C, s*h, s*w) and ``next.NAME`` out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...arguments import Arguments
+from ...bundle import Bundle, ColorFix
+from ...geometry import padded
+from ...runtimes.backend import Backend, DeviceBackend, HostBackend
+from ...runtimes.graph import GraphCall, Shape, Shapes
+from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, refuse_options
+from .device import DeviceGraphs, DeviceRecurrentModel
+from .host import FRAMES, NEXT, OUT, STATE, RecurrentModel
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentKind:
+    """See ``Kind``."""
+
+    bundle: Bundle
+    scale: int
+    color_fix: ColorFix
+    fixed: Size | None = None
+    multiple: int = 8
+    fixes_whole_frames: bool = False
+
+    def graphs(self, size: Size) -> list[GraphCall]:
+        """See ``Kind.graphs``: the graph of step 0, if it has one of its own, and that of every step."""
+        spec, schedule = self.bundle.scales[self.scale], self.bundle.schedule
+        cold = self._shapes(size, schedule.first_reads, schedule.first_emits, stateless=spec.first is not None)
+        warm = self._shapes(size, schedule.reads, schedule.emits, stateless=False)
+        if spec.first is None:
+            return [self._call(spec.step, size, (warm,) if warm == cold else (warm, cold))]
+        return [self._call(spec.first, size, (cold,)), self._call(spec.step, size, (warm,))]
+
+    def load(self, backend: Backend, size: Size, *, tiles: int | None) -> LoadedModel:
+        """See ``Kind.load``."""
+        if backend.place == "host":
+            return self._on_host(backend, size)
+        return self._on_device(backend, size, tiles or 1)
+
+    def _on_host(self, backend: HostBackend, size: Size) -> LoadedModel:
+        *first, step = backend.load(self.graphs(size))
+        return LoadedModel(RecurrentModel(self.bundle, self.scale, step, first[0] if first else None))
+
+    def _on_device(self, backend: DeviceBackend, size: Size, runs: int) -> LoadedModel:
+        *first, step = backend.load(self.graphs(size))
+        spec = self.bundle.scales[self.scale]
+        graphs = DeviceGraphs(
+            step,
+            first[0] if first else None,
+            FRAMES,
+            OUT,
+            spec.states,
+            self.bundle.size_multiple,
+            self.bundle.value_range,
+        )
+        model = DeviceRecurrentModel(
+            backend.device, self.bundle.spec(self.scale), graphs, size, runs=runs, captured=backend.captures, remedy=TILE_REMEDY
+        )
+        return LoadedModel(model, model.memory)
+
+    def _call(self, name: str, size: Size, shapes: tuple[Shapes, ...]) -> GraphCall:
+        path = self.bundle.path(name)
+        return GraphCall(path, label_of(self.bundle, path, size), shapes)
+
+    def _shapes(self, size: Size, reads: int, emits: int, *, stateless: bool) -> Shapes:
+        rows, columns = (padded(side, self.bundle.size_multiple) for side in size)
+        channels = 1 if self.bundle.channels == "luma" else 3
+        states = {state.name: state.resolve(rows, columns) for state in self.bundle.scales[self.scale].states}
+        inputs: dict[str, Shape] = {FRAMES: (reads, channels, rows, columns)}
+        if not stateless:
+            inputs |= {STATE + name: shape for name, shape in states.items()}
+        made: dict[str, Shape] = {OUT: (emits, channels, rows * self.scale, columns * self.scale)}
+        return Shapes(inputs, made | {NEXT + name: shape for name, shape in states.items()})
+
+
+def read_recurrent(bundle: Bundle, scale: int, arguments: Arguments) -> RecurrentKind:
+    """See ``KindReader``."""
+    refuse_options(bundle.name, arguments)
+    return RecurrentKind(bundle, scale, arguments.color_fix or bundle.color_fix)
