@@ -53,10 +53,9 @@ class FrameKind:
         if backend.place == "host":
             (loaded,) = backend.load(self.graphs(size))
             return LoadedModel(FrameModel(loaded, graph, value_range))
-        (on_device,) = backend.load(self.graphs(size))
-        graphs = DeviceGraphs(
-            on_device, None, graph.input, graph.output, size_multiple=graph.size_multiple, value_range=value_range
-        )
+        (call,) = self.graphs(size)
+        ((on_device,), (shapes,)) = backend.load([call]), call.shapes
+        graphs = DeviceGraphs(on_device, shapes, None, shapes, graph.input, graph.output, value_range)
         model = DeviceRecurrentModel(
             backend.device, graph.spec, graphs, size, captured=backend.captures, remedy=TILE_REMEDY
         )

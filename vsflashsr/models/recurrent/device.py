@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bundle import StateSpec
 from ...errors import FlashsrError
-from ...geometry import Array, pad, padded
+from ...geometry import Array, pad
 from ...gpu.budget import MemoryPlan
 from ...gpu.device import Device, Stream
 from ...gpu.pipeline import Pipeline, RunState, Stage
 from ...gpu.results import PendingFrame
 from ...model import ModelSpec
-from ...runtimes.graph import DeviceGraph, PreparedGraph, Shape
+from ...runtimes.graph import DeviceGraph, PreparedGraph, Shape, Shapes
 from .host import NEXT, STATE
 
 IN_FLIGHT = 3
@@ -29,13 +29,14 @@ class DeviceGraphs:
     """What a recurrent model runs: ``step`` with state in and out, ``first`` without state in."""
 
     step: DeviceGraph
+    step_shapes: Shapes
     first: DeviceGraph | None
+    first_shapes: Shapes
+    """Of a run's first step, whichever graph makes it."""
     frames: str
     """Name of the input with the frames."""
     out: str
     """Name of the output with the frames."""
-    states: tuple[StateSpec, ...] = ()
-    size_multiple: int = 1
     value_range: tuple[float, float] = (0.0, 1.0)
 
 
@@ -88,23 +89,15 @@ class DeviceRecurrentModel:
         self._device, self._graphs, self._size = device, graphs, size
         self.spec = replace(spec, in_flight=IN_FLIGHT)
         device.make_current()
-        rows, columns = (padded(side, graphs.size_multiple) for side in size)
-        self._rows, self._columns = rows, columns
+        *_, self._rows, self._columns = graphs.step_shapes.inputs[graphs.frames]
         self._state_sizes = {
-            s.name: int(np.prod(s.resolve(rows, columns))) * np.dtype(s.dtype).itemsize for s in graphs.states
+            name.removeprefix(NEXT): math.prod(shape) * graphs.step.outputs[name].dtype.itemsize
+            for name, shape in graphs.step_shapes.outputs.items()
+            if name != graphs.out
         }
-        self._step = self._prepared(graphs.step, spec.schedule.reads, spec.schedule.emits, cold=False)
-        cold = graphs.first is not None or spec.schedule.first_reads != spec.schedule.reads
-        self._first = (
-            self._prepared(
-                graphs.first or graphs.step,
-                spec.schedule.first_reads,
-                spec.schedule.first_emits,
-                cold=graphs.first is not None,
-            )
-            if cold
-            else self._step
-        )
+        self._step = self._first = self._prepared(graphs.step, graphs.step_shapes)
+        if graphs.first is not None or graphs.first_shapes != graphs.step_shapes:
+            self._first = self._prepared(graphs.first or graphs.step, graphs.first_shapes)
         calls = {self._step, self._first}
         in_bytes, out_bytes = max(c.in_bytes for c in calls), max(c.out_bytes for c in calls)
         scratch_bytes = max(c.graph.scratch_bytes for c in calls)
@@ -192,28 +185,17 @@ class DeviceRecurrentModel:
             made = (made - np.float32(low)) / np.float32(high - low)
         return list(made)
 
-    def _prepared(self, graph: DeviceGraph, reads: int, emits: int, *, cold: bool) -> _Call:
-        """``graph`` for this size, checked."""
-        names = self._graphs
-        channels = 1 if self.spec.channels == "luma" else 3
-        shapes: dict[str, Shape] = {names.frames: (reads, channels, self._rows, self._columns)}
-        states = {s.name: s.resolve(self._rows, self._columns) for s in names.states}
-        if not cold:
-            shapes |= {STATE + name: shape for name, shape in states.items()}
-        if set(shapes) != set(graph.inputs):
-            raise FlashsrError(f"the engine reads {sorted(graph.inputs)}, expected {sorted(shapes)}; build it again")
-        prepared = graph.prepare(shapes)
-        wanted: dict[str, Shape] = {names.out: (emits, channels, self._rows * self.spec.scale, self._columns * self.spec.scale)}
-        wanted |= {NEXT + name: shape for name, shape in states.items()}
+    def _prepared(self, graph: DeviceGraph, shapes: Shapes) -> _Call:
+        """``graph`` for these shapes, checked."""
+        frames, out = self._graphs.frames, self._graphs.out
+        if set(shapes.inputs) != set(graph.inputs):
+            raise FlashsrError(f"the engine reads {sorted(graph.inputs)}, expected {sorted(shapes.inputs)}; build it again")
+        prepared = graph.prepare(shapes.inputs)
         got = {name: tuple(shape) for name, shape in prepared.outputs.items()}
-        if got != wanted:
+        if got != shapes.outputs:
             raise FlashsrError(
-                f"the model makes {got} from {self._columns}x{self._rows}, expected {wanted}; correct the bundle"
+                f"the model makes {got} from {self._columns}x{self._rows}, expected {dict(shapes.outputs)}; correct the bundle"
             )
         return _Call(
-            prepared,
-            shapes[names.frames],
-            graph.inputs[names.frames].dtype,
-            wanted[names.out],
-            graph.outputs[names.out].dtype,
+            prepared, shapes.inputs[frames], graph.inputs[frames].dtype, shapes.outputs[out], graph.outputs[out].dtype
         )

@@ -30,9 +30,7 @@ class RecurrentKind:
 
     def graphs(self, size: Size) -> list[GraphCall]:
         """See ``Kind.graphs``: the graph of step 0, if it has one of its own, and that of every step."""
-        spec, schedule = self.bundle.scales[self.scale], self.bundle.schedule
-        cold = self._shapes(size, schedule.first_reads, schedule.first_emits, stateless=spec.first is not None)
-        warm = self._shapes(size, schedule.reads, schedule.emits, stateless=False)
+        spec, (cold, warm) = self.bundle.scales[self.scale], self._shapes(size)
         if spec.first is None:
             return [self._call(spec.step, size, (warm,) if warm == cold else (warm, cold))]
         return [self._call(spec.first, size, (cold,)), self._call(spec.step, size, (warm,))]
@@ -49,16 +47,8 @@ class RecurrentKind:
 
     def _on_device(self, backend: DeviceBackend, size: Size, runs: int) -> LoadedModel:
         *first, step = backend.load(self.graphs(size))
-        spec = self.bundle.scales[self.scale]
-        graphs = DeviceGraphs(
-            step,
-            first[0] if first else None,
-            FRAMES,
-            OUT,
-            spec.states,
-            self.bundle.size_multiple,
-            self.bundle.value_range,
-        )
+        cold, warm = self._shapes(size)
+        graphs = DeviceGraphs(step, warm, first[0] if first else None, cold, FRAMES, OUT, self.bundle.value_range)
         model = DeviceRecurrentModel(
             backend.device, self.bundle.spec(self.scale), graphs, size, runs=runs, captured=backend.captures, remedy=TILE_REMEDY
         )
@@ -68,7 +58,15 @@ class RecurrentKind:
         path = self.bundle.path(name)
         return GraphCall(path, label_of(self.bundle, path, size), shapes)
 
-    def _shapes(self, size: Size, reads: int, emits: int, *, stateless: bool) -> Shapes:
+    def _shapes(self, size: Size) -> tuple[Shapes, Shapes]:
+        """Of a run's first step, and of every later one."""
+        schedule, stateless = self.bundle.schedule, self.bundle.scales[self.scale].first is not None
+        return (
+            self._step_shapes(size, schedule.first_reads, schedule.first_emits, stateless=stateless),
+            self._step_shapes(size, schedule.reads, schedule.emits, stateless=False),
+        )
+
+    def _step_shapes(self, size: Size, reads: int, emits: int, *, stateless: bool) -> Shapes:
         rows, columns = (padded(side, self.bundle.size_multiple) for side in size)
         channels = 1 if self.bundle.channels == "luma" else 3
         states = {state.name: state.resolve(rows, columns) for state in self.bundle.scales[self.scale].states}

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.kernels.library import FOLDER
 from vsflashsr.models.flashvsr.kernels.manifest import (
     FIRST_CAPABILITY,
+    FOLDER,
     MANIFEST,
     Image,
     Manifest,

@@ -21,10 +21,8 @@ from ....errors import FlashsrError
 from ....gpu.device import Device, Stream
 from ....gpu.modules import Kernel as LoadedKernel
 from .launches import Launch
-from .manifest import FIRST_CAPABILITY, Image, Manifest, read_manifest, sources_digest
+from .manifest import FIRST_CAPABILITY, FOLDER, Image, Manifest, read_manifest, sources_digest
 from .table import kernels
-
-FOLDER = Path(__file__).parent / "cubins"
 
 _log = logging.getLogger(__name__)
 _NULL = ("p", 0)

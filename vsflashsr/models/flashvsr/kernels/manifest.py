@@ -12,6 +12,8 @@ from typing import Any
 
 from ....errors import FlashsrError
 
+FOLDER = Path(__file__).parent / "cubins"
+"""Where the package's own compiled kernels lie."""
 MANIFEST = "manifest.json"
 FORMAT = 1
 FIRST_CAPABILITY = 80
