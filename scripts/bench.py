@@ -22,7 +22,7 @@ import vapoursynth
 
 from vsflashsr.arguments import Arguments
 from vsflashsr.geometry import pad, padded
-from vsflashsr.models.opening import open_model
+from vsflashsr.models.opening import open_model, read_kind
 from vsflashsr.models.recurrent.host import RecurrentModel, RecurrentState
 from vsflashsr.runtimes.onnxruntime import CpuBackend
 
@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     wanted = Arguments(model=arguments.model, scale=arguments.scale)
-    model = open_model(wanted, (height, width), CpuBackend(arguments.threads)).model
+    model = open_model(read_kind(wanted), wanted, (height, width), CpuBackend(arguments.threads)).model
     if not isinstance(model, RecurrentModel):
         raise SystemExit(f"bench.py measures recurrent models, {arguments.model!r} is a {type(model).__name__}")
     with tempfile.TemporaryDirectory() as folder:

@@ -37,7 +37,8 @@ class Arguments:
     scale: float = 4.0
     model: str | Path | None = None
     backend: str = "auto"
-    device_id: int = 0
+    device_id: int | str = 0
+    """Number, or part of its name."""
     precision: Precision | None = None
     tile: Tile = None
     overlap: int | None = None
@@ -67,7 +68,7 @@ def read_arguments(given: Mapping[str, object]) -> Arguments:
         scale=_scale(given["scale"]),
         model=_model(given["model"]),
         backend=_word("backend", given["backend"]),
-        device_id=_whole("device_id", given["device_id"], 0),
+        device_id=_device(given["device_id"]),
         precision=_optional_choice("precision", given["precision"], get_args(Precision.__value__)),
         tile=_tile(given["tile"]),
         overlap=_optional_whole("overlap", given["overlap"], 0),
@@ -129,6 +130,25 @@ def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
         raise FlashsrError(f"{name} is True or False, got {shown(value)}; give one of them")
     return bool(value)
+
+
+def _device(value: object) -> int | str:
+    if isinstance(value, str) and value.strip():
+        return value
+    return _whole("device_id", value, 0)
+
+
+def numbered_device(arguments: Arguments) -> int:
+    """The device, for backends that know numbers only.
+
+    Raises:
+        FlashsrError: the user gave a name.
+    """
+    if isinstance(arguments.device_id, int):
+        return arguments.device_id
+    raise FlashsrError(
+        f"backend {arguments.backend!r} takes a device's number, got device_id={shown(arguments.device_id)}; give e.g. 0"
+    )
 
 
 def _word(name: str, value: object) -> str:

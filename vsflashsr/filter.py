@@ -18,7 +18,7 @@ from .heap import map_large_blocks
 from .host_log import say, to_host_log
 from .model import Model
 from .models.fitting import OpenedModel
-from .models.opening import open_model
+from .models.opening import open_model, read_kind
 from .node import Fix, stream_node
 from .runtimes.backend import Backend, open_backend
 
@@ -29,7 +29,7 @@ def flashsr(
     *,
     model: str | os.PathLike[str] | None = None,
     backend: str = "auto",
-    device_id: int = 0,
+    device_id: int | str = 0,
     precision: str | None = None,
     tile: int | tuple[int, int] | str | None = None,
     overlap: int | None = None,
@@ -54,9 +54,10 @@ def flashsr(
         scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
             Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
         model: name of a built-in model ("builtin", "builtin-hq"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
-        backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (FlashVSR only, the reference on a GPU) or "auto":
-            TensorRT where it is installed and there is a GPU for it, else ONNX Runtime.
-        device_id: which GPU.
+        backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (FlashVSR only, the reference on a GPU),
+            "webgpu" (any GPU), "openvino", "coreml", or "auto": TensorRT where it is installed and there is a GPU for it, else
+            "webgpu" likewise, else ONNX Runtime on the CPU.
+        device_id: which device: its number, or (for "webgpu" and "openvino") part of its name; ``vsflashsr doctor`` lists them.
         precision: "fp32", "fp16" or "bf16"; None: the bundle's own.
         tile: side, or (width, height), of the tiles to work in, in input pixels; None: the whole frame; "auto": the whole
             frame if it fits into the GPU's memory, else the fewest tiles that do.
@@ -113,9 +114,10 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
 def _open(clip: vs.VideoNode, arguments: Arguments) -> tuple[OpenedModel, Backend]:
     """The model, and the backend it is on, which is closed again where the model can't be opened."""
     with to_host_log():
-        backend = open_backend(arguments, say)
+        kind = read_kind(arguments)
+        backend = open_backend(arguments, say, plain=kind.plain)
         try:
-            opened = open_model(arguments, (clip.height, clip.width), backend)
+            opened = open_model(kind, arguments, (clip.height, clip.width), backend)
         except BaseException:
             backend.close()
             raise

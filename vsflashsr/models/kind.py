@@ -40,6 +40,10 @@ class Kind(Protocol):
     def bundle(self) -> Bundle: ...
 
     @property
+    def plain(self) -> bool:
+        """Are its graphs all there is to a step, so that it runs wherever ONNX graphs do?"""
+
+    @property
     def fixed(self) -> Size | None:
         """The one size that the graphs take; None: any."""
 

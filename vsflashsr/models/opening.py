@@ -25,13 +25,13 @@ KINDS: Mapping[str, KindReader] = {
 """By the ``kind`` of ``bundle.json``."""
 
 
-def open_model(arguments: Arguments, size: Size, backend: Backend) -> OpenedModel:
-    """The model that was asked for, for frames of ``size`` = (height, width), on a backend.
+def open_model(kind: Kind, arguments: Arguments, size: Size, backend: Backend) -> OpenedModel:
+    """The model that was asked for and read (``read_kind``), for frames of ``size`` = (height, width), on a backend.
 
     Raises:
         FlashsrError: it can't be read, doesn't fit together, doesn't have what was asked for, or needs too much memory.
     """
-    opened = fit(read_kind(arguments), arguments, size, backend)
+    opened = fit(kind, arguments, size, backend)
     backend.keep_compiled()
     return opened
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..arguments import Arguments
 from ..errors import FlashsrError, shown
-from . import onnxruntime, tensorrt, torch
+from . import onnxruntime, openvino, providers, tensorrt, torch
 from .graph import DeviceGraph, GraphCall, HostGraph
 
 if TYPE_CHECKING:
@@ -86,11 +87,24 @@ class Row:
     """Why it can't be used here, as far as can be told without opening it; None: it may be tried."""
     automatic: bool = True
     """Does "auto" consider it?"""
+    plain_only: bool = False
+    """Does it run a model's graphs by themselves only, without kernels of ours or weight files between them?"""
 
 
 BACKENDS: tuple[Row, ...] = (
     Row("tensorrt", tensorrt.open_tensorrt, tensorrt.why_no_tensorrt),
     Row("tensorrt_rtx", tensorrt.open_tensorrt_rtx, tensorrt.why_no_tensorrt_rtx),
+    *(
+        Row(
+            provider.backend,
+            partial(providers.open_provider, provider),
+            partial(providers.why_no_provider, provider),
+            automatic=provider.automatic,
+            plain_only=True,
+        )
+        for provider in providers.PROVIDERS
+    ),
+    Row("openvino", openvino.open_openvino, openvino.why_no_openvino, automatic=False, plain_only=True),
     Row("torch", torch.open_torch, torch.why_no_torch, automatic=False),
     Row("onnxruntime", onnxruntime.open_cpu, onnxruntime.why_no_cpu),
 )
@@ -103,24 +117,35 @@ def backend_names() -> tuple[str, ...]:
     return (AUTO, *(row.name for row in BACKENDS))
 
 
-def open_backend(arguments: Arguments, say: Callable[[str], None]) -> Backend:
+def open_backend(arguments: Arguments, say: Callable[[str], None], *, plain: bool = True) -> Backend:
     """The backend that was asked for; "auto": the first of the table that can be used, and one line about why.
 
+    Args:
+        arguments: of ``flashsr``.
+        say: takes that line.
+        plain: see ``Kind.plain``.
+
     Raises:
-        FlashsrError: there is none of that name, or it can't be had here.
+        FlashsrError: there is none of that name, it can't be had here, or it doesn't run such models.
     """
+    rows = [row for row in BACKENDS if plain or not row.plain_only]
     if arguments.backend == AUTO:
-        return _first_usable(arguments, say)
-    for row in BACKENDS:
+        return _first_usable(rows, arguments, say)
+    for row in rows:
         if row.name == arguments.backend:
             return row.open(arguments)
+    if arguments.backend in backend_names():
+        raise FlashsrError(
+            f"backend {arguments.backend!r} doesn't run models of this kind, got one whose graphs need more than ONNX between "
+            f"them; use one of {', '.join(repr(row.name) for row in rows)}"
+        )
     names = ", ".join(map(repr, backend_names()))
     raise FlashsrError(f"backend is one of {names}, got {shown(arguments.backend)}; choose one of them")
 
 
-def _first_usable(arguments: Arguments, say: Callable[[str], None]) -> Backend:
+def _first_usable(rows: Sequence[Row], arguments: Arguments, say: Callable[[str], None]) -> Backend:
     reasons: list[str] = []
-    for row in (row for row in BACKENDS if row.automatic):
+    for row in (row for row in rows if row.automatic):
         if (reason := row.missing()) is None:
             try:
                 backend = row.open(arguments)

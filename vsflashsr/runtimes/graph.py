@@ -98,6 +98,10 @@ class HostGraph(Protocol):
     @property
     def outputs(self) -> Mapping[str, Tensor]: ...
 
+    @property
+    def pending(self) -> bool:
+        """May a call return before it has ended? Fetching a result then waits for it."""
+
     def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> Mapping[str, Value]:
         """One call; ``outputs``: those that are wanted, None: all.
 

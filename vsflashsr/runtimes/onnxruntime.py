@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakValueDictionary
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from ..arguments import Arguments
 from ..errors import FlashsrError
 from ..onnx_file import examined, read_graph
-from .graph import Feed, GraphCall, Tensor, WeightFile
+from .graph import Feed, GraphCall, Tensor, Value, WeightFile
 
 if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
     ort.disable_telemetry_events()  # versions that don't know the variable
@@ -43,12 +43,21 @@ class OnnxSession:
     Args:
         path: the ``.onnx`` file; external data lies beside it.
         threads: threads that one call of the graph uses; None: one for each core.
+        placed: says in the session's options where it runs, and gives the providers if they aren't said there.
 
     Raises:
         FlashsrError: the file is no graph that ONNX Runtime can load.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    pending = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        placed: Callable[[ort.SessionOptions], list[Any] | None] = lambda _: ["CPUExecutionProvider"],
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.inter_op_num_threads = 1
@@ -60,15 +69,16 @@ class OnnxSession:
         # What was looked at is what is loaded; only a graph with weights in other files needs its name, to find them.
         model: bytes | Path = path if examined(path, graph).external else graph
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(model, options, providers=placed(options))
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types, some bare RuntimeError
-            reason = str(error).strip().splitlines()[0]
-            raise FlashsrError(f"ONNX Runtime can't load {where} ({reason}); export or download it again") from error
+            raise FlashsrError(
+                f"ONNX Runtime can't load {where} ({why_failed(error)}); export or download it again"
+            ) from error
         self.path = path
         self.inputs = {t.name: t for t in (_tensor(where, a) for a in self._session.get_inputs())}
         self.outputs = {t.name: t for t in (_tensor(where, a) for a in self._session.get_outputs())}
 
-    def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> dict[str, ort.OrtValue]:
+    def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> dict[str, Value]:
         """See ``HostGraph.run``. Arrays are shared, not copied; results are new."""
         names = list(self.outputs) if outputs is None else list(outputs)
         values = {
@@ -77,10 +87,14 @@ class OnnxSession:
         try:
             return dict(zip(names, self._session.run_with_ort_values(names, values), strict=True))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
             raise FlashsrError(
-                f"the model {str(self.path)!r} failed ({reason}); check that it fits its bundle.json"
+                f"the model {str(self.path)!r} failed ({why_failed(error)}); check that it fits its bundle.json"
             ) from error
+
+
+def why_failed(error: Exception) -> str:
+    """The first line of what ONNX Runtime says, which is what a user can use."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 _opened: WeakValueDictionary[tuple[Path, int, int, int | None], OnnxSession] = WeakValueDictionary()
@@ -108,10 +122,10 @@ class _WithWeights:
 
     def __init__(self, session: OnnxSession, weights: WeightFile) -> None:
         self._session, self._weights = session, _mapped(weights)
-        self.path, self.outputs = session.path, session.outputs
+        self.path, self.outputs, self.pending = session.path, session.outputs, session.pending
         self.inputs = {name: tensor for name, tensor in session.inputs.items() if name not in self._weights}
 
-    def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> dict[str, ort.OrtValue]:
+    def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> dict[str, Value]:
         """See ``HostGraph.run``."""
         return self._session.run({**feeds, **self._weights}, outputs)
 

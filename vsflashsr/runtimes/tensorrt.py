@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..arguments import Arguments
+from ..arguments import Arguments, numbered_device
 from ..errors import FlashsrError
 from ..gpu import probe
 from .graph import DeviceGraph, GraphCall, Shape, Tensor
@@ -299,12 +299,12 @@ class TensorRTBackend:
 
 def open_tensorrt(arguments: Arguments) -> TensorRTBackend:
     """TensorRT on the GPU that was asked for."""
-    return TensorRTBackend("tensorrt", arguments.device_id, arguments.engine_dir)
+    return TensorRTBackend("tensorrt", numbered_device(arguments), arguments.engine_dir)
 
 
 def open_tensorrt_rtx(arguments: Arguments) -> TensorRTBackend:
     """TensorRT-RTX on the GPU that was asked for."""
-    return TensorRTBackend("tensorrt_rtx", arguments.device_id, arguments.engine_dir)
+    return TensorRTBackend("tensorrt_rtx", numbered_device(arguments), arguments.engine_dir)
 
 
 def why_no_tensorrt() -> str | None:

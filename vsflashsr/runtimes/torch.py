@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..arguments import Arguments
+from ..arguments import Arguments, numbered_device
 from ..errors import FlashsrError
 from ..gpu import probe
 from .graph import DeviceGraph, GraphCall, Shape, Tensor
@@ -182,7 +182,7 @@ class TorchBackend:
 
 def open_torch(arguments: Arguments) -> TorchBackend:
     """Torch on the GPU that was asked for."""
-    return TorchBackend(arguments.device_id)
+    return TorchBackend(numbered_device(arguments))
 
 
 def why_no_torch() -> str | None:

@@ -38,6 +38,7 @@ class FlashVSRKind:
     options: Options
     fixed: Size | None = None
     fixes_whole_frames: bool = True
+    plain: bool = False
 
     @property
     def multiple(self) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...bundle import Precision
 from ...errors import FlashsrError
 from ...geometry import Array, pad, padded
-from ...model import Channels, ModelSpec
-from ...runtimes.graph import HostGraph
+from ...model import Channels, Frame, ModelSpec
+from ...runtimes.graph import HostGraph, Value
 from ...schedule import Schedule
+from ..later import IN_FLIGHT, emitted
 
 _PROBE_PX = 64
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -48,20 +50,28 @@ class FrameModel:
 
     def __init__(self, loaded: HostGraph, graph: FrameGraph, value_range: tuple[float, float] = (0.0, 1.0)) -> None:
         self._loaded, self.graph, self._value_range = loaded, graph, value_range
-        self.spec = graph.spec
+        self.spec = replace(graph.spec, in_flight=IN_FLIGHT if loaded.pending else 0)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[()] | None
-    ) -> tuple[list[Array], tuple[()]]:
+    ) -> tuple[Sequence[Frame], tuple[()]]:
         """See ``Model.step``. The state is empty."""
         (frame,) = frames
         _, height, width = frame.shape
         rows, columns = padded(height, self.graph.size_multiple), padded(width, self.graph.size_multiple)
-        out = _run(self._loaded, pad(frame, columns, rows), self._value_range)
-        expected = (frame.shape[0], rows * self.graph.scale, columns * self.graph.scale)
-        if out.shape != expected:
-            raise FlashsrError(f"{self._loaded.path.name!r} made {out.shape} from {columns}x{rows}, expected {expected}")
-        return [out[:, : height * self.graph.scale, : width * self.graph.scale]], ()
+        made = _made(self._loaded, pad(frame, columns, rows), self._value_range)
+        scale, got = self.graph.scale, tuple(made.shape())
+        expected = (1, frame.shape[0], rows * scale, columns * scale)
+        if got != expected:
+            raise FlashsrError(
+                f"{self._loaded.path.name!r} made {got} from {columns}x{rows}, expected {expected}; correct the model"
+            )
+
+        def finish(out: Array) -> list[Array]:
+            return [_unscaled(out, self._value_range)[:, : height * scale, : width * scale]]
+
+        size = 4 * math.prod((frame.shape[0], height * scale, width * scale))
+        return emitted(made, finish, 1, size, pending=self._loaded.pending), ()
 
     def state_bytes(self, state: tuple[()]) -> int:
         """There is none."""
@@ -121,12 +131,22 @@ def _probe(graph: HostGraph, channels: Channels, height: int, width: int, value_
 
 
 def _run(graph: HostGraph, frame: Array, value_range: tuple[float, float]) -> Array:
+    out = _made(graph, frame, value_range).numpy()
+    if out.ndim != 4 or out.shape[0] != 1:
+        raise FlashsrError(f"{graph.path.name!r} makes {out.shape}; a single-frame upscaler makes one image")
+    return _unscaled(out, value_range)
+
+
+def _made(graph: HostGraph, frame: Array, value_range: tuple[float, float]) -> Value:
     low, high = value_range
     (given,) = graph.inputs.values()
     batch = (frame * np.float32(high - low) + np.float32(low))[None].astype(given.dtype, copy=False)
     (result,) = graph.run({given.name: batch}).values()
-    out = result.numpy()
-    if out.ndim != 4 or out.shape[0] != 1:
-        raise FlashsrError(f"{graph.path.name!r} makes {out.shape}; a single-frame upscaler makes one image")
+    return result
+
+
+def _unscaled(out: Array, value_range: tuple[float, float]) -> Array:
+    """(1, C, h, w) as the graph makes it → (C, h, w) in 0..1."""
+    low, high = value_range
     unscaled: Array = (out[0].astype(np.float32, copy=False) - np.float32(low)) / np.float32(high - low)
     return unscaled

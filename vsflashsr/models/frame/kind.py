@@ -30,6 +30,7 @@ class FrameKind:
     color_fix: ColorFix
     multiple: int = 8
     fixes_whole_frames: bool = False
+    plain: bool = True
 
     @property
     def fixed(self) -> Size | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...bundle import Bundle, ScaleSpec, StateSpec
 from ...errors import FlashsrError
 from ...geometry import Array, pad, padded
-from ...model import ModelSpec
+from ...model import Frame, ModelSpec
 from ...runtimes.graph import Feed, HostGraph, Tensor, Value
+from ..later import IN_FLIGHT, emitted
 
 FRAMES, OUT = "frames", "out"
 STATE, NEXT = "state.", "next."
@@ -49,11 +50,11 @@ class RecurrentModel:
 
     @property
     def spec(self) -> ModelSpec:
-        return self._bundle.spec(self._scale)
+        return replace(self._bundle.spec(self._scale), in_flight=IN_FLIGHT if self._step.pending else 0)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: RecurrentState | None
-    ) -> tuple[list[Array], RecurrentState]:
+    ) -> tuple[Sequence[Frame], RecurrentState]:
         """See ``Model.step``. ``numbers`` don't matter: nothing here is random."""
         _, height, width = frames[0].shape
         multiple = self._bundle.size_multiple
@@ -77,16 +78,22 @@ class RecurrentModel:
                     f"state {s.name!r} came out as {got}, bundle.json says {s.resolve(rows, columns)} "
                     f"for {columns}x{rows}; correct the bundle"
                 )
-        out = results[OUT].numpy().astype(np.float32, copy=False)
-        if (low, high) != (0.0, 1.0):
-            out = (out - np.float32(low)) / np.float32(high - low)
         expected = (frames[0].shape[0], rows * self._scale, columns * self._scale)
-        if out.ndim != 4 or out.shape[1:] != expected:
+        made = tuple(results[OUT].shape())
+        if len(made) != 4 or made[1:] != expected:
             raise FlashsrError(
-                f"the model made frames of shape {out.shape[1:]} from {columns}x{rows}, expected {expected}; "
+                f"the model made frames of shape {made[1:]} from {columns}x{rows}, expected {expected}; "
                 "correct the scale in the bundle"
             )
-        return [frame[:, : height * self._scale, : width * self._scale] for frame in out], new
+
+        def finish(out: Array) -> list[Array]:
+            out = out.astype(np.float32, copy=False)
+            if (low, high) != (0.0, 1.0):
+                out = (out - np.float32(low)) / np.float32(high - low)
+            return [frame[:, : height * self._scale, : width * self._scale] for frame in out]
+
+        size = 4 * math.prod((made[1], height * self._scale, width * self._scale))
+        return emitted(results[OUT], finish, made[0], size, pending=graph.pending), new
 
     def state_bytes(self, state: RecurrentState) -> int:
         """Memory of the state's tensors."""

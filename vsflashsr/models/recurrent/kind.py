@@ -27,6 +27,7 @@ class RecurrentKind:
     fixed: Size | None = None
     multiple: int = 8
     fixes_whole_frames: bool = False
+    plain: bool = True
 
     def graphs(self, size: Size) -> list[GraphCall]:
         """See ``Kind.graphs``: the graph of step 0, if it has one of its own, and that of every step."""
