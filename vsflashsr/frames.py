@@ -131,9 +131,9 @@ class ClipSource:
         thumbnails = [self._sights[k].thumbnail if k in self._sights else None for k in self._window(n)]
         if any(t is None for t in thumbnails):
             return None
-        before, previous, current = [None] * (len(scenes.WINDOW) - len(thumbnails)) + thumbnails
+        earlier, previous, current = [None] * (len(scenes.WINDOW) - len(thumbnails)) + thumbnails
         assert previous is not None and current is not None
-        return scenes.is_cut(before, previous, current)
+        return scenes.is_cut(earlier, previous, current)
 
 
 def _remember[T](kept: OrderedDict[int, T], n: int, value: T, room: int) -> None:

@@ -136,6 +136,24 @@ def _backends(device_id: int) -> Iterator[Finding]:
             continue
         backend.close()
         yield Finding("ok", name, "; ".join(said) or f"runs on {backend.where}")
+    yield from _devices()
+
+
+def _devices() -> Iterator[Finding]:
+    """The devices that ``flashsr(backend=…, device_id=…)`` can name, where a backend has several kinds."""
+    from ..runtimes import openvino, providers
+
+    listed: list[tuple[str, list[str]]] = []
+    for provider in providers.PROVIDERS:
+        try:
+            listed.append((provider.backend, [providers.described(device) for device in providers.devices(provider)]))
+        except FlashsrError:
+            continue  # said above
+    if openvino.why_no_openvino() is None:
+        listed.append(("openvino", [name for _, name in openvino.devices()]))
+    for backend, names in listed:
+        for number, name in enumerate(names):
+            yield Finding("ok", f"{backend} device {number}", name)
 
 
 def _models() -> Iterator[Finding]:
