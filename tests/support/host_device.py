@@ -48,6 +48,7 @@ class PreparedHostGraph:
     """See ``PreparedGraph``."""
 
     scratch_bytes = 4096
+    held_bytes = 0
 
     def __init__(
         self, graph: HostGraph, mock: MockDriver, shapes: dict[str, Shape], outputs: dict[str, Shape]

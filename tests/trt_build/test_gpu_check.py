@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,12 @@ torch: Any = pytest.importorskip("torch", reason="the parts need torch")
 ROOT = Path(__file__).parents[2]
 
 from trt_build.gpu_check import check, flashvsr, random_flashvsr, work  # noqa: E402
-from vsflashsr.gpu.device import Stream  # noqa: E402
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig  # noqa: E402
 from vsflashsr.models.flashvsr.windows import Grid  # noqa: E402
-from vsflashsr.runtimes.graph import Shape  # noqa: E402
-from vsflashsr.runtimes.torch import TorchGraph  # noqa: E402
 
 from ..support.host_kernels import HostKernels, run_on_host  # noqa: E402
-from ..support.mock_cuda import MockDriver, mock_device  # noqa: E402
+from ..support.mock_cuda import mock_device  # noqa: E402
+from ..support.torch_device import QueuedModule  # noqa: E402
 
 REDUCED = FlashVSRConfig(
     dim=64, heads=2, head_dim=32, layers=2, ffn=64, text_len=4, lq_hidden=(8, 8), tc_channels=(8, 8, 8, 8)
@@ -49,43 +45,6 @@ def test_work_is_what_the_specification_counts(
     found = work.step_flop(FlashVSRConfig(), Grid(height // 128, width // 128))
     wanted = {"pieces": pieces, "attention": attention, "projector": projector, "decoder": decoder}
     assert {k: v / 1e12 for k, v in found.items()} == pytest.approx(wanted, rel=0.01)
-
-
-class QueuedModule:
-    """A torch module as a graph on the mock: runs in the order of its stream."""
-
-    def __init__(self, module: Any, inputs: Any, outputs: Any, mock: MockDriver) -> None:
-        self._graph = TorchGraph(module, inputs, outputs, "cpu")
-        self._module, self._mock = module, mock
-        self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
-        self.weights_bytes = self._graph.weights_bytes
-
-    def prepare(self, shapes: Mapping[str, Shape]) -> Any:
-        makes = self._graph.prepare(shapes).outputs
-        inputs, outputs, module, mock = self.inputs, self.outputs, self._module, self._mock
-
-        class Prepared:
-            scratch_bytes = 0
-
-            def __init__(self) -> None:
-                self.outputs = makes
-
-            def enqueue(self, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
-                def run() -> None:
-                    given = [
-                        torch.from_numpy(mock.view(addresses[n], math.prod(shapes[n]), t.dtype).reshape(shapes[n]).copy())
-                        for n, t in inputs.items()
-                    ]
-                    with torch.inference_mode():
-                        made = module(*given)
-                    made = made if isinstance(made, tuple) else (made,)
-                    for (name, tensor), part in zip(outputs.items(), made, strict=True):
-                        place = mock.view(addresses[name], math.prod(makes[name]), tensor.dtype)
-                        np.copyto(place, part.numpy().ravel())
-
-                mock.enqueue(stream.handle, run, name="module")
-
-        return Prepared()
 
 
 @pytest.mark.long

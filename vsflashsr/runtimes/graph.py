@@ -121,6 +121,10 @@ class PreparedGraph(Protocol):
     def scratch_bytes(self) -> int:
         """Memory that a call works in; calls that don't overlap in time may share it."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the runtime takes by itself in a call, and keeps for the next call on the same stream."""
+
     def enqueue(self, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
         """Queue one call. Every input and output lies at its device address, in C order.
 

@@ -216,6 +216,7 @@ class TensorRTCall:
         self.outputs = outputs
         self.scratch_bytes = scratch_bytes
         """The memory's address must be a multiple of 256."""
+        self.held_bytes = 0
         self._addresses: dict[str, int] = {}
         self._scratch: int | None = None
 

@@ -6,8 +6,10 @@ allocator holds what lies between them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from ..arguments import Arguments, numbered_device
 from ..errors import FlashsrError
 from ..gpu import probe
+from ..gpu.budget import MemoryRefusedError, amount
 from .graph import DeviceGraph, GraphCall, Shape, Tensor
 
 if TYPE_CHECKING:
@@ -54,6 +57,24 @@ def tensor_at(address: int, shape: Shape, dtype: torch.dtype, device: torch.devi
     return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor
 
 
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Torch computes float32 in float32, and the same each time.
+
+    By default its convolutions round float32 to TF32's 11 bits, which moves selections of windows (2026-11-24, emulated: an
+    error of 6.5e-3 where float32 has less than 1e-3). Whoever shares this process may have chosen otherwise, too.
+    """
+    import torch
+
+    chosen = torch.get_float32_matmul_precision()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(chosen)
+
+
 class TorchGraph:
     """``module`` with its weights on a CUDA device.
 
@@ -61,6 +82,8 @@ class TorchGraph:
         module: takes the inputs in order, returns one tensor or a tuple.
         inputs, outputs: (name, dtype) in order.
         device: "cuda:0", say.
+        pool: where torch takes what lies between inputs and outputs; None: where it always does. Work that is captured needs
+            one, since the graph keeps the addresses.
     """
 
     def __init__(
@@ -69,15 +92,20 @@ class TorchGraph:
         inputs: Sequence[tuple[str, torch.dtype]],
         outputs: Sequence[tuple[str, torch.dtype]],
         device: str,
+        *,
+        pool: torch.cuda.MemPool | None = None,
     ) -> None:
         import torch
 
-        self._device = torch.device(device)
+        self._device, self._pool = torch.device(device), pool
         self._module = module.to(self._device).eval()
         for weight in self._module.parameters():
             if weight.ndim == 4:
                 # Convolutions of 16-bit numbers run channels last on a GPU; weights that lie so needn't be turned each time.
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        if self._device.type == "cuda":
+            # Torch copies on its own stream, which none of ours waits for.
+            torch.cuda.synchronize(self._device)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self.inputs = {name: _described(name, dtype) for name, dtype in inputs}
         self.outputs = {name: _described(name, dtype) for name, dtype in outputs}
@@ -98,13 +126,66 @@ class TorchGraph:
             raise FlashsrError(f"the torch module refuses inputs of {dict(shapes)} ({error})") from error
         made = made if isinstance(made, tuple) else (made,)
         outputs = {name: tuple(part.shape) for (name, _), part in zip(self._outputs, made, strict=True)}
-        return _PreparedTorch(self._module, self._device, dict(shapes), self._inputs, self._outputs, outputs)
+        prepared = _PreparedTorch(
+            self._module, self._device, dict(shapes), self._inputs, self._outputs, outputs, self._pool
+        )
+        if self._device.type == "cuda":
+            prepared.held_bytes = self._held_bytes(shapes)
+        return prepared
+
+    def release(self) -> None:
+        """Give the weights back; it can't be called any more."""
+        self._module.to("meta")
+
+    def _held_bytes(self, shapes: Mapping[str, Shape]) -> int:
+        """What torch takes for one call, found out by one; layers that are alike are asked once.
+
+        Raises:
+            MemoryRefusedError: there isn't so much.
+        """
+        import torch
+
+        weights = tuple((tuple(p.shape), p.dtype) for p in self._module.parameters())
+        key = self._device, type(self._module), weights, tuple(sorted(shapes.items()))
+        if key in _HELD:
+            return _HELD[key]
+        torch.cuda.empty_cache()
+        try:
+            _HELD[key] = self._taken_bytes(shapes)
+        except torch.cuda.OutOfMemoryError as error:
+            free, _ = torch.cuda.mem_get_info(self._device)
+            raise MemoryRefusedError(
+                f"torch has no room for one call of the model at this size, got {amount(free)} free; "
+                "use tile='auto' or smaller tiles, such as tile=256"
+            ) from error
+        finally:
+            torch.cuda.empty_cache()
+        return _HELD[key]
+
+    def _taken_bytes(self, shapes: Mapping[str, Shape]) -> int:
+        """By one call on zeros, on a stream of its own, since torch keeps memory by stream."""
+        import torch
+
+        new_stream: Any = torch.cuda.Stream
+        given = [torch.zeros(shapes[name], dtype=dtype, device=self._device) for name, dtype in self._inputs]
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_reserved(self._device)
+        with torch.cuda.stream(new_stream(self._device)), torch.inference_mode(), exact_arithmetic():
+            self._module(*given)
+            torch.cuda.current_stream(self._device).synchronize()
+        return int(torch.cuda.max_memory_reserved(self._device)) - before
+
+
+_HELD: dict[Any, int] = {}
+"""What was found out, by device, module and shapes."""
 
 
 class _PreparedTorch:
     """See ``PreparedGraph``. Torch holds its scratch memory itself."""
 
     scratch_bytes = 0
+    held_bytes = 0
 
     def __init__(
         self,
@@ -114,7 +195,9 @@ class _PreparedTorch:
         inputs: tuple[tuple[str, torch.dtype], ...],
         outputs: tuple[tuple[str, torch.dtype], ...],
         makes: dict[str, Shape],
+        pool: torch.cuda.MemPool | None,
     ) -> None:
+        self._pool = pool
         self._module, self._device, self._shapes = module, device, shapes
         self._inputs, self._outputs, self.outputs = inputs, outputs, makes
 
@@ -123,7 +206,8 @@ class _PreparedTorch:
         import torch
 
         external: torch.cuda.Stream = torch.cuda.get_stream_from_external(stream.handle, self._device)
-        with torch.cuda.stream(external), torch.inference_mode():
+        pooled = contextlib.nullcontext() if self._pool is None else torch.cuda.use_mem_pool(self._pool)
+        with pooled, torch.cuda.stream(external), torch.inference_mode(), exact_arithmetic():
             given = [tensor_at(addresses[n], self._shapes[n], dtype, self._device) for n, dtype in self._inputs]
             made = self._module(*given)
             made = made if isinstance(made, tuple) else (made,)
@@ -136,7 +220,9 @@ def _described(name: str, dtype: torch.dtype) -> Tensor:
 
 
 class TorchBackend:
-    """See ``DeviceBackend``: the modules that graphs were exported from. The reference on a GPU.
+    """See ``DeviceBackend``: the modules that graphs were exported from, and ONNX graphs operator by operator.
+
+    The reference on a GPU, and what there is on those that TensorRT-RTX leaves out (A100, H100, H200) without TensorRT.
 
     Raises:
         FlashsrError: there is no such GPU, or no torch that can use it.
@@ -159,6 +245,7 @@ class TorchBackend:
             raise FlashsrError(f"this torch has no CUDA, got torch {torch.__version__}; install a CUDA build of it")
         self.device = Device(ordinal)
         self.where = self.device.name
+        self._graphs: list[TorchGraph] = []
 
     def load(self, calls: Sequence[GraphCall]) -> list[DeviceGraph]:
         """See ``HostBackend.load``."""
@@ -169,15 +256,32 @@ class TorchBackend:
 
     def close(self) -> None:
         """See ``HostBackend.close``."""
+        import torch
+
         self.device.close()
+        # Whoever still holds a model holds no weights by it.
+        while self._graphs:
+            self._graphs.pop().release()
+        torch.cuda.empty_cache()
 
     def _loaded(self, call: GraphCall) -> DeviceGraph:
-        if call.module is None:
-            raise FlashsrError(
-                f"backend 'torch' runs models that have torch modules, such as FlashVSR, got the graph {call.label!r}; "
-                "use 'tensorrt', 'tensorrt_rtx' or 'onnxruntime'"
-            )
-        return call.module(f"cuda:{self.device.ordinal}")
+        where = f"cuda:{self.device.ordinal}"
+        graph = onnx_graph(call.path, where) if call.module is None else call.module(where)
+        if isinstance(graph, TorchGraph):
+            self._graphs.append(graph)
+        return graph
+
+
+def onnx_graph(path: Path, device: str) -> TorchGraph:
+    """An ONNX file as a graph on `device`, such as "cuda:0".
+
+    Raises:
+        FlashsrError: it has operators that aren't known here.
+    """
+    from .onnx_torch import OnnxModule
+
+    module = OnnxModule(path)
+    return TorchGraph(module, module.inputs, module.outputs, device)
 
 
 def open_torch(arguments: Arguments) -> TorchBackend:

@@ -103,7 +103,7 @@ class _PreparedLayer:
     def __init__(self, prepared: PreparedGraph, places: Mapping[str, int]) -> None:
         self._prepared, self._places = prepared, places
         self.outputs = prepared.outputs
-        self.scratch_bytes = prepared.scratch_bytes
+        self.scratch_bytes, self.held_bytes = prepared.scratch_bytes, prepared.held_bytes
 
     def enqueue(self, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
         """See ``PreparedGraph.enqueue``."""

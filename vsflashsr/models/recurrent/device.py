@@ -107,6 +107,7 @@ class DeviceRecurrentModel:
                 "weights": graphs.step.weights_bytes + (graphs.first.weights_bytes if graphs.first else 0),
                 "state": runs * 2 * sum(self._state_sizes.values()),
                 "engine scratch": scratch_bytes,
+                "runtime": max(c.graph.held_bytes for c in calls),
             }
         )
         # The weights are there already.

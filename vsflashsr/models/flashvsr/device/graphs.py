@@ -37,6 +37,7 @@ class PreparedPiece:
     def __init__(self, graphs: Sequence[PreparedGraph], weights: Sequence[Mapping[str, int]]) -> None:
         self._graphs, self._weights = graphs, weights
         self.scratch_bytes = max(graph.scratch_bytes for graph in graphs)
+        self.held_bytes = max(graph.held_bytes for graph in graphs)
 
     def enqueue(self, layer: int, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
         """Queue the piece of the layer `layer`, counted among those of its kind."""

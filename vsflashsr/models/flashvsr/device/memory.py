@@ -182,7 +182,9 @@ def work_bytes(shape: StepShape) -> dict[str, int]:
     }
 
 
-def memory_plan(shape: StepShape, *, runs: int, weights_bytes: int, scratch_bytes: int) -> MemoryPlan:
+def memory_plan(
+    shape: StepShape, *, runs: int, weights_bytes: int, scratch_bytes: int, held_bytes: int
+) -> MemoryPlan:
     """The statement: what a FlashVSR of this shape takes, from first to last.
 
     Args:
@@ -190,6 +192,7 @@ def memory_plan(shape: StepShape, *, runs: int, weights_bytes: int, scratch_byte
         runs: states held at once: tiles.
         weights_bytes: of all graphs.
         scratch_bytes: that graphs work in.
+        held_bytes: that the runtime takes by itself.
     """
     state = cache_bytes(shape)
     ring = sum(size for name, size in state.items() if name.split(".")[0] in ("keys", "values"))
@@ -199,6 +202,7 @@ def memory_plan(shape: StepShape, *, runs: int, weights_bytes: int, scratch_byte
             "KV cache": runs * ring,
             "other state": runs * (sum(state.values()) - ring),
             "engine scratch": scratch_bytes,
+            "runtime": held_bytes,
             "work": sum(work_bytes(shape).values()),
             "frames": (IN_FLIGHT + 1) * (sum(input_bytes(shape).values()) + FIRST_EMITS * shape.out_frame_bytes),
         }

@@ -128,14 +128,17 @@ class DeviceStep:
             self._decoder_first = graphs.decoder_first.prepare(
                 decoder_shapes(section, shape.grid, LATENT_CHANNELS, self._first_states)
             )
-        dit_scratch = max(
-            self._projector.scratch_bytes,
-            *(p.scratch_bytes for phase in self._phases.values() for p in (phase.first, phase.middle, phase.last)),
-        )
         decoders = [d for d in (self._decoder, self._decoder_first) if d is not None]
+        pieces = [p for phase in self._phases.values() for p in (phase.first, phase.middle, phase.last)]
+        dit_scratch = max(self._projector.scratch_bytes, *(p.scratch_bytes for p in pieces))
         decoder_scratch = max(d.scratch_bytes for d in decoders)
+        dit_held = max(self._projector.held_bytes, *(p.held_bytes for p in pieces))
         self.memory = memory.memory_plan(
-            shape, runs=runs, weights_bytes=graphs.weights_bytes, scratch_bytes=dit_scratch + decoder_scratch
+            shape,
+            runs=runs,
+            weights_bytes=graphs.weights_bytes,
+            scratch_bytes=dit_scratch + decoder_scratch,
+            held_bytes=dit_held + max(d.held_bytes for d in decoders),
         )
         # The weights are there already.
         self.memory.require(device.free_bytes(), remedy, taken_bytes=graphs.weights_bytes)

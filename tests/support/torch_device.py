@@ -1,0 +1,56 @@
+"""Torch modules on the mock device: run on its memory, in the order of its streams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from vsflashsr.gpu.device import Stream
+from vsflashsr.runtimes.graph import Shape
+from vsflashsr.runtimes.torch import TorchGraph
+
+from .mock_cuda import MockDriver
+
+
+class QueuedModule:
+    """A torch module as a graph on the mock: runs in the order of its stream."""
+
+    held_bytes = 0
+
+    def __init__(self, module: Any, inputs: Any, outputs: Any, mock: MockDriver) -> None:
+        self._graph = TorchGraph(module, inputs, outputs, "cpu")
+        self._module, self._mock = module, mock
+        self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
+        self.weights_bytes = self._graph.weights_bytes
+
+    def prepare(self, shapes: Mapping[str, Shape]) -> Any:
+        makes = self._graph.prepare(shapes).outputs
+        inputs, outputs, module, mock = self.inputs, self.outputs, self._module, self._mock
+
+        class Prepared:
+            scratch_bytes = 0
+            held_bytes = self.held_bytes
+
+            def __init__(self) -> None:
+                self.outputs = makes
+
+            def enqueue(self, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
+                def run() -> None:
+                    given = [
+                        torch.from_numpy(mock.view(addresses[n], math.prod(shapes[n]), t.dtype).reshape(shapes[n]).copy())
+                        for n, t in inputs.items()
+                    ]
+                    with torch.inference_mode():
+                        made = module(*given)
+                    made = made if isinstance(made, tuple) else (made,)
+                    for (name, tensor), part in zip(outputs.items(), made, strict=True):
+                        place = mock.view(addresses[name], math.prod(makes[name]), tensor.dtype)
+                        np.copyto(place, part.numpy().ravel())
+
+                mock.enqueue(stream.handle, run, name="module")
+
+        return Prepared()
