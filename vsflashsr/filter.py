@@ -54,7 +54,7 @@ def flashsr(
         scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
             Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
         model: name of a built-in model ("builtin", "builtin-hq"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
-        backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (FlashVSR only, the reference on a GPU),
+        backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (any CUDA GPU),
             "webgpu" (any GPU), "openvino", "coreml", or "auto": TensorRT where it is installed and there is a GPU for it, else
             "webgpu" likewise, else ONNX Runtime on the CPU.
         device_id: which device: its number, or (for "webgpu" and "openvino") part of its name; ``vsflashsr doctor`` lists them.
