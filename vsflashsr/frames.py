@@ -123,11 +123,11 @@ class ClipSource:
         return range(max(0, n + scenes.WINDOW.start), min(self.num_frames, n + scenes.WINDOW.stop))
 
     def _look_for_cut(self, n: int) -> bool | None:
-        before, this = self._sights.get(n - 1), self._sights.get(n)
-        if before is None or this is None:
+        last, this = self._sights.get(n - 1), self._sights.get(n)
+        if last is None or this is None:
             return None
-        if this.starts is not None or before.ends is not None:
-            return bool(this.starts or before.ends)
+        if this.starts is not None or last.ends is not None:
+            return bool(this.starts or last.ends)
         thumbnails = [self._sights[k].thumbnail if k in self._sights else None for k in self._window(n)]
         if any(t is None for t in thumbnails):
             return None
