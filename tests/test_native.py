@@ -38,7 +38,7 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-OFFLINE = {"commands", "measure", "compare"}
+OFFLINE = {"commands", "compare", "encode"}
 """Folders of programs that read a clip from outside."""
 
 

@@ -140,7 +140,9 @@ def _run(graph: HostGraph, frame: Array, value_range: tuple[float, float]) -> Ar
 def _made(graph: HostGraph, frame: Array, value_range: tuple[float, float]) -> Value:
     low, high = value_range
     (given,) = graph.inputs.values()
-    batch = (frame * np.float32(high - low) + np.float32(low))[None].astype(given.dtype, copy=False)
+    # Times one plus nothing is two passes over the frame: 3 ms for 1280x720 RGB (2026-11-25).
+    scaled = frame if (low, high) == (0.0, 1.0) else frame * np.float32(high - low) + np.float32(low)
+    batch = np.ascontiguousarray(scaled[None], given.dtype)
     (result,) = graph.run({given.name: batch}).values()
     return result
 
@@ -148,5 +150,5 @@ def _made(graph: HostGraph, frame: Array, value_range: tuple[float, float]) -> V
 def _unscaled(out: Array, value_range: tuple[float, float]) -> Array:
     """(1, C, h, w) as the graph makes it → (C, h, w) in 0..1."""
     low, high = value_range
-    unscaled: Array = (out[0].astype(np.float32, copy=False) - np.float32(low)) / np.float32(high - low)
-    return unscaled
+    made: Array = out[0].astype(np.float32, copy=False)
+    return made if (low, high) == (0.0, 1.0) else (made - np.float32(low)) / np.float32(high - low)
