@@ -13,6 +13,7 @@ import vapoursynth as vs
 from . import formats
 from .arguments import Arguments, OptionValue, read_arguments
 from .errors import FlashsrError
+from .first_frame import properties_of_first_frame, try_conversions
 from .geometry import Array
 from .heap import map_large_blocks
 from .host_log import say, to_host_log
@@ -91,9 +92,15 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
     target = formats.wanted_format(arguments.format, source)
     width = formats.output_size(clip.width, arguments.scale, target.subsampling_w)
     height = formats.output_size(clip.height, arguments.scale, target.subsampling_h)
-    _look_at_first_frame(clip, source)
+    properties = properties_of_first_frame(clip)
     plain = formats.lanczos(clip, width, height, target)
     opened, backend = _open(clip, arguments)
+    if properties is not None:
+        try:
+            try_conversions(clip, properties, opened.model.spec.channels, target, arguments.scale)
+        except FlashsrError:
+            backend.close()
+            raise
     if arguments.strength == 0:
         backend.close()
         return plain
@@ -155,6 +162,7 @@ def _stream(
         preroll=warm_up,
         max_segment=longest,
         fix=_color_fix(opened),
+        check_finite=formats.check_clip(clip).sample_type == vs.FLOAT,
     )
 
 
@@ -173,21 +181,3 @@ def _color_fix(opened: OpenedModel) -> Fix | None:
         return (correct(finished * two - one, reference * two - one) + one) / two
 
     return fix
-
-
-def _look_at_first_frame(clip: vs.VideoNode, source: vs.VideoFormat) -> None:
-    """Refuse field-based input now, and say which matrix is assumed, as far as the input's first frame tells.
-
-    Later frames are checked when they are rendered, and so is the first if the source can't deliver it yet.
-    """
-    try:
-        with clip.get_frame(0) as f:
-            fields, tagged = int(f.props.get("_FieldBased", 0)), formats.has_matrix(f.props)
-    except vs.Error as error:
-        say(f"the input's first frame can't be looked at yet ({error})")
-        return
-    if fields != 0:
-        raise FlashsrError(f"the clip is field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif")
-    if source.color_family == vs.YUV and not tagged:
-        name = "BT.709" if formats.guess_matrix(clip.height) == 1 else "BT.601"
-        say(f"the clip names no matrix (_Matrix); {name} is assumed from its {clip.height} lines")

@@ -12,6 +12,8 @@ from .errors import FlashsrError, shown
 from .model import Channels
 
 _UNSPECIFIED = 2
+_COARSEST = 4
+"""What the core's resizer takes."""
 _BT709 = 1
 _LEFT = 0
 _BT601 = {576: 5}
@@ -38,7 +40,16 @@ def check_clip(clip: vs.VideoNode) -> vs.VideoFormat:
         raise FlashsrError(
             f"integer samples have 8 to 16 bits, got {video_format.name}; convert it first, e.g. to 16 bits"
         )
+    _check_subsampling("the clip's", video_format)
     return video_format
+
+
+def _check_subsampling(whose: str, video_format: vs.VideoFormat) -> None:
+    most = 1 << max(video_format.subsampling_w, video_format.subsampling_h)
+    if most > _COARSEST:
+        raise FlashsrError(
+            f"{whose} chroma is subsampled by {_COARSEST} at most, got {video_format.name} with {most}; use one such as YUV420P8"
+        )
 
 
 def wanted_format(value: object, source: vs.VideoFormat) -> vs.VideoFormat:
@@ -58,6 +69,7 @@ def wanted_format(value: object, source: vs.VideoFormat) -> vs.VideoFormat:
         raise refusal
     if found.sample_type == vs.INTEGER and found.bits_per_sample > 16:
         raise FlashsrError(f"format has 8-16 bit integer or float samples, got {found.name}; give e.g. vs.YUV420P10")
+    _check_subsampling("format's", found)
     return found
 
 

@@ -36,11 +36,13 @@ class ClipSource:
     Args:
         num_frames: of the clip.
         find_cuts: False: the clip is one shot.
+        check_finite: look for NaN and infinity, which only float formats can hold.
     """
 
-    def __init__(self, num_frames: int, *, find_cuts: bool) -> None:
+    def __init__(self, num_frames: int, *, find_cuts: bool, check_finite: bool = False) -> None:
         self.num_frames = num_frames
         self._find_cuts = find_cuts
+        self._check_finite = check_finite
         self._own: dict[int, Array] = {}
         self._lent: dict[int, tuple[int, Array]] = {}
         self._sights: OrderedDict[int, Sight] = OrderedDict()
@@ -76,12 +78,17 @@ class ClipSource:
         Changes nothing, so any number of threads may look; takes a millisecond for 1920x1080.
 
         Raises:
-            FlashsrError: the frame is field-based.
+            FlashsrError: the frame is field-based, or not finite.
         """
         if (fields := f.props.get("_FieldBased", 0)) != 0:
             raise FlashsrError(f"frame {n} is field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif")
         planes = [np.asarray(f[p]) for p in range(f.format.num_planes)]
         array: Array = planes[0][None] if len(planes) == 1 else np.stack(planes)
+        if self._check_finite and not is_finite(array):
+            raise FlashsrError(
+                f"the input's frame {n} holds a value that is not finite, got NaN or infinity; mend the filter before this one, "
+                "e.g. with std.Expr or an integer format"
+            )
         if not self._find_cuts or not self._is_news(n):
             return array, None
         starts, ends = _flag(f, "_SceneChangePrev"), _flag(f, "_SceneChangeNext")
@@ -134,6 +141,11 @@ class ClipSource:
         earlier, previous, current = [None] * (len(scenes.WINDOW) - len(thumbnails)) + thumbnails
         assert previous is not None and current is not None
         return scenes.is_cut(earlier, previous, current)
+
+
+def is_finite(frame: Array) -> bool:
+    """Is every value? A sum passes NaN and infinity on, and costs 0.9 ms for 1920x1080 where isfinite costs 3."""
+    return bool(np.isfinite(frame.sum(dtype=np.float32)))
 
 
 def _remember[T](kept: OrderedDict[int, T], n: int, value: T, room: int) -> None:

@@ -23,7 +23,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "model": (5, b"x", [1], "~nouser/x", "x" * 5000, "", "\0", "\ud800", {}, 1.5, True, object(), Path("gone"), "gone.onnx",
               "/dev/zero", "/", ".", "\x1b[2J", "builtin\n"),
     "backend": (*_NAMES, None, "TensorRT", ["auto"]),
-    "device_id": _WHOLE,
+    "device_id": _WHOLE[:-1],
     "precision": (*_NAMES, "FP16"),
     "tile": (*_NUMBERS[1:], 0, 7, 1.5, True, "x", (64,), (64, 64, 64), (0, 64), ("a", "b"), [True, 64]),
     "overlap": (*_WHOLE, 16),
