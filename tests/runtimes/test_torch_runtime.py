@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,14 +15,15 @@ import torch
 
 from vsflashsr.arguments import Arguments
 from vsflashsr.gpu.budget import MemoryRefusedError
+from vsflashsr.gpu.device import Device
 from vsflashsr.model import fetched
 from vsflashsr.models.opening import read_kind
-from vsflashsr.models.recurrent.device import DeviceGraphs, DeviceRecurrentModel
+from vsflashsr.runtimes.graph import GraphCall
 from vsflashsr.runtimes.onnx_torch import OnnxModule
 from vsflashsr.runtimes.onnxruntime import CpuBackend
 from vsflashsr.runtimes.torch import exact_arithmetic
 
-from ..support.mock_cuda import mock_device
+from ..support.mock_cuda import MockDriver, mock_device
 from ..support.torch_device import QueuedModule
 
 
@@ -42,39 +45,40 @@ def test_float32_is_computed_in_float32_whatever_the_process_has_chosen() -> Non
             torch.set_float32_matmul_precision("highest")
 
 
+@dataclass
+class OnMock:
+    """Backend "torch" on the mock device, as far as a kind knows it."""
+
+    device: Device
+    mock: MockDriver
+    name: str = "torch"
+    where: str = "the mock"
+    place: Literal["device"] = "device"
+    captures: bool = False
+
+    def load(self, calls: Sequence[GraphCall]) -> list[QueuedModule]:
+        modules = [OnnxModule(call.path) for call in calls]
+        return [QueuedModule(module, module.inputs, module.outputs, self.mock) for module in modules]
+
+    def keep_compiled(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @pytest.mark.parametrize("held_bytes", [0, 200 << 20])
 def test_the_built_in_model_in_torch_is_the_one_on_the_cpu(held_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the mock; and torch's own memory is part of what is stated, and refused where it isn't there."""
     torch.set_num_threads(1)
     kind = read_kind(Arguments(scale=2))
-    spec = kind.bundle.scales[2]
     monkeypatch.setattr(QueuedModule, "held_bytes", held_bytes)
     size = (20, 36)
     host = kind.load(CpuBackend(), size, tiles=None).model
     with mock_device(seed=1, total_bytes=400 << 20) as (device, mock):
-
-        def loaded(name: str) -> QueuedModule:
-            module = OnnxModule(Path(kind.bundle.folder, name))
-            return QueuedModule(module, module.inputs, module.outputs, mock)
-
-        graphs = DeviceGraphs(
-            loaded(spec.step),
-            None if spec.first is None else loaded(spec.first),
-            "frames",
-            "out",
-            spec.states,
-            kind.bundle.size_multiple,
-            kind.bundle.value_range,
-        )
-
-        def opened() -> DeviceRecurrentModel:
-            return DeviceRecurrentModel(device, kind.bundle.spec(2), graphs, size, captured=False)
-
         if held_bytes:
             with pytest.raises(MemoryRefusedError, match="runtime 200 MiB"):
-                opened()
+                kind.load(OnMock(device, mock), size, tiles=None)
             return
-        model = opened()
+        model = kind.load(OnMock(device, mock), size, tiles=None).model
         random = np.random.default_rng(0)
         state = host_state = None
         for n in range(4):
