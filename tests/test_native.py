@@ -43,14 +43,17 @@ OFFLINE = {"commands", "compare", "encode"}
 
 
 def test_no_callback_waits_for_a_frame() -> None:
-    """One look at the first frame while the script is evaluated; no other wait in anything that a filter runs."""
+    """One look at the first frame, and a trial on a blank one, while the script is evaluated; no other wait in any filter."""
     waits = {
         (path.name, line.strip())
         for path in (ROOT / "vsflashsr").rglob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if ".get_frame" in line and not OFFLINE & set(path.relative_to(ROOT / "vsflashsr").parts)
     }
-    assert waits == {("filter.py", "with clip.get_frame(0) as f:")}
+    assert waits == {
+        ("first_frame.py", "with clip.get_frame(0) as frame:"),
+        ("first_frame.py", "node.get_frame(0).close()"),
+    }
     assert not re.search(r"\bgetFrame(Async)?\(", (ROOT / "vsflashsr/native/vsflashsr.c").read_text(encoding="utf-8"))
 
 
