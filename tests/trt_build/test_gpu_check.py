@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,14 @@ torch: Any = pytest.importorskip("torch", reason="the parts need torch")
 ROOT = Path(__file__).parents[2]
 
 from trt_build.gpu_check import check, flashvsr, random_flashvsr, work  # noqa: E402
+from vsflashsr.errors import FlashsrError  # noqa: E402
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig  # noqa: E402
 from vsflashsr.models.flashvsr.windows import Grid  # noqa: E402
 
+from ..support.flashvsr_small import small_bundle  # noqa: E402
 from ..support.host_kernels import HostKernels, run_on_host  # noqa: E402
 from ..support.mock_cuda import mock_device  # noqa: E402
+from ..support.tiny import write_tiny_bundle  # noqa: E402
 from ..support.torch_device import QueuedModule  # noqa: E402
 
 REDUCED = FlashVSRConfig(
@@ -134,3 +140,79 @@ def test_a_host_without_vapoursynth_can_be_checked() -> None:
         f"[importlib.import_module('trt_build.gpu_check.' + part) for part in {parts!r}]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_the_filter_is_run_in_this_process_in_any_order(tmp_path: Path) -> None:
+    from trt_build.gpu_check.filter_frames import Request, render
+
+    model = str(write_tiny_bundle(tmp_path / "tiny", schedule=(25, 21, 8, 8)))
+    request = Request(model, 32, 24, 60, backend="onnxruntime", scale=2)
+    linear = render(request)
+    assert list(linear.digests) == list(range(60)) and len(set(linear.digests.values())) > 50
+    assert linear.frames_per_s > 0
+    shuffled = render(dataclasses.replace(request, shuffled=True))
+    assert list(shuffled.digests) != list(linear.digests) and shuffled.digests == linear.digests
+    part = render(dataclasses.replace(request, first=50, last=55))
+    assert part.digests == {n: linear.digests[n] for n in range(50, 56)}
+
+
+@pytest.mark.long
+def test_every_way_has_a_process_of_its_own_and_gives_the_same_frames(tmp_path: Path) -> None:
+    from trt_build.gpu_check.filter_frames import Request, rendered
+    from trt_build.gpu_check.filter_run import purity
+
+    model = str(write_tiny_bundle(tmp_path / "tiny", schedule=(25, 21, 8, 8)))
+    request = Request(model, 32, 24, 60, backend="onnxruntime", scale=2)
+    found = purity(request)
+    assert found.pop("linear_frames_per_s") > 0 and found and all(found.values())
+    with pytest.raises(RuntimeError, match=r"failed with status 1: .*no model"):
+        rendered(dataclasses.replace(request, model=str(tmp_path / "nothing")))
+
+
+def test_the_published_size_takes_the_bundles_place() -> None:
+    from trt_build.gpu_check.random_kind import random_kind
+    from vsflashsr.arguments import Arguments
+
+    kind = random_kind(Arguments(model=small_bundle(), scale=4, seed=3), "bf16")
+    assert (kind.section.layers, kind.section.heads, kind.section.head_dim, kind.dtype) == (30, 12, 128, "bf16")
+    assert kind.options.seed == 3 and kind.bundle.spec(4).schedule.reads == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        ({}, True),
+        ({"masks_equal": False}, False),
+        ({"relative_error": 3e-3}, False),
+        ({"relative_error": math.nan}, False),
+        ({"probabilities_error": math.nan}, False),
+    ],
+)
+def test_kernels_that_are_wrong_fail_the_check(change: dict[str, Any], right: bool) -> None:
+    from trt_build.gpu_check.kernels import LIMITS, is_right
+
+    found = {"masks_equal": True, "relative_error": 5e-4, "probabilities_error": 1e-6} | change
+    assert is_right(found, LIMITS["fp16"]) is right
+
+
+def test_an_archive_has_all_that_a_bare_host_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_build.gpu_check import pack
+
+    golden, wheels, archive = tmp_path / "golden", tmp_path / "wheels ü", tmp_path / "check.tar"
+    for folder, name in ((golden, "dit.npz"), (wheels, "some-1.whl")):
+        folder.mkdir()
+        (folder / name).write_bytes(b"0123456789")
+    assert pack.packed(archive, golden, wheels) == archive.stat().st_size
+    with tarfile.open(archive) as file:
+        assert sorted(file.getnames()) == [
+            "gpu-check/COMMIT",
+            "gpu-check/golden/dit.npz",
+            "gpu-check/run.sh",
+            "gpu-check/wheels/some-1.whl",
+        ]
+    monkeypatch.setattr(pack, "LIMIT_BYTES", 1000)
+    with pytest.raises(FlashsrError, match=r"may have 0 MiB, got 0\.0; leave wheels out"):
+        pack.packed(archive, golden, wheels)
+    assert not archive.exists()
+    with pytest.raises(FlashsrError, match="nothing to pack in the folder"):
+        pack.packed(archive, tmp_path, wheels)

@@ -1,16 +1,18 @@
-"""Checks and measures the GPU path on this machine, and writes what it found to a JSON file under benchmarks/.
+"""Checks and measures the GPU path on this machine, and writes what it found to a JSON file in a folder.
 
-    python -m trt_build.gpu_check [--sizes 768x1408 1088x1920 1440x2560] [--parts kernels speed ...] [--out FILE]
+    python -m trt_build.gpu_check [--sizes 768x1408 1088x1920 1440x2560] [--parts kernels speed ...] [--out FOLDER]
 
-Needs Python 3.12, torch with CUDA, triton, cuda-python, onnx and onnxruntime; no network. For the filter itself VapourSynth
-81 has to be there too, if only as a wheel: `--wheels FOLDER` unpacks those of a folder first. TensorRT or TensorRT-RTX are
-measured where they can be imported. Each part runs in a process of its own with a time limit, so that one that fails or hangs
-doesn't take the others' results along; the status is 1 if one failed. Under ten minutes on an H200 by its limits.
+Needs Python 3.12, torch with CUDA, triton, cuda-python, onnx and onnxruntime, and no network; `python -m
+trt_build.gpu_check.pack` makes an archive for hosts that have no more than these. What is found is written after each part, so
+that nothing is lost with a host that goes away. TensorRT or TensorRT-RTX are measured where they can be imported. Each part
+runs in a process of its own with a time limit, so that one that fails or hangs doesn't take the others' results along; the
+status is 1 if one failed. Under ten minutes on an H200 by its limits.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -22,20 +24,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vsflashsr.errors import FlashsrError
+
 from .settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 PARTS = {
-    "ceilings": 60,
     "kernels": 150,
-    "step": 120,
     "golden": 60,
+    "step": 120,
+    "filter_run": 150,
+    "ceilings": 60,
     "speed": 240,
-    "filter_run": 120,
     "engines": 120,
 }
-"""Part → seconds it may take."""
+"""Part → seconds it may take; what is right before what is fast."""
 TOTAL_S = 570
 """Under ten minutes in all: a part gets what the others have left over, at most its own limit."""
 
@@ -55,13 +59,13 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     found.add_argument("--sizes", nargs="+", type=size, default=[(768, 1408), (1088, 1920), (1440, 2560)])
     found.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
-    found.add_argument("--dtype", choices=("fp16", "bf16"), default="fp16")
+    found.add_argument("--dtype", choices=("fp16", "bf16"), default="bf16", help="published: %(default)s")
     found.add_argument("--steps", type=int, default=6, help="steps of 8 frames that are timed (default: %(default)s)")
     found.add_argument("--repeats", type=int, default=15, help="times each kernel is timed (default: %(default)s)")
-    found.add_argument("--bundle", type=Path, default=ROOT / ".gpu" / "bundle", help="a full-size bundle for vspipe's speed")
+    found.add_argument("--engines", type=Path, help="folder to keep engines in (default: one that goes with the check)")
     found.add_argument("--golden", type=Path, help="folder with FlashVSR's reference numbers")
-    found.add_argument("--wheels", type=Path, help="folder of wheels to unpack first")
-    found.add_argument("--out", type=Path, help="JSON file (default: benchmarks/GPU-DATE.json)")
+    found.add_argument("--commit", help="of this package, where there is no git to ask")
+    found.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for GPU-DATE.json (default: %(default)s)")
     found.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
     found.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     return found
@@ -69,14 +73,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     given = parser().parse_args()
+    if given.golden is not None and not given.golden.is_dir():
+        raise FlashsrError(f"there is no folder {str(given.golden)!r}; give one with FlashVSR's reference numbers")
     if given.part:
         return run_part(given)
     environment = dict(os.environ)
-    if given.wheels:
-        environment["PYTHONPATH"] = os.pathsep.join([str(unpacked(given.wheels)), environment.get("PYTHONPATH", "")])
     start = time.monotonic()
-    report: dict[str, Any] = {"machine": machine(), "parts": {}}
+    report: dict[str, Any] = {"machine": machine(given.commit), "parts": {}}
     failed = False
+    name = f"{report['machine']['gpu'].replace(' ', '-')}-{time.strftime('%Y-%m-%d')}.json"
+    out: Path = given.out / name
+    out.parent.mkdir(parents=True, exist_ok=True)
     for part in given.parts:
         left = min(PARTS[part], TOTAL_S - (time.monotonic() - start))
         begin = time.monotonic()
@@ -85,10 +92,9 @@ def main() -> int:
             found = supervised(part, sys.argv[1:], environment, left)
         report["parts"][part] = {**found, "seconds": round(time.monotonic() - begin, 1)}
         failed |= "error" in found or found.get("passed") is False
+        report["passed"] = not failed
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(f"--- {part}: {json.dumps(found, indent=1)}", flush=True)
-    out = given.out or ROOT / "benchmarks" / f"{report['machine']['gpu'].replace(' ', '-')}-{time.strftime('%Y-%m-%d')}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for line in summary(report["parts"]):
         print(line)
     print(f"written to {out}{'; something FAILED, see above' if failed else ''}")
@@ -97,7 +103,13 @@ def main() -> int:
 
 def run_part(given: argparse.Namespace) -> int:
     """In the process of one part."""
-    settings = Settings(tuple(given.sizes), given.dtype, given.steps, given.repeats, given.bundle, given.golden)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        engines = given.engines or Path(folder)
+        settings = Settings(tuple(given.sizes), given.dtype, given.steps, given.repeats, engines, given.golden)
+        return _written(given, settings)
+
+
+def _written(given: argparse.Namespace, settings: Settings) -> int:
     found = importlib.import_module(f"{__package__}.{given.part}").part(settings)
     given.report.write_text(json.dumps(found), encoding="utf-8")
     return 0
@@ -125,7 +137,7 @@ def supervised(part: str, arguments: list[str], environment: dict[str, str], lim
         return found
 
 
-def machine() -> dict[str, Any]:
+def machine(commit: str | None) -> dict[str, Any]:
     """What the figures belong to."""
     from vsflashsr import __version__
     from vsflashsr.gpu.device import Device
@@ -141,16 +153,23 @@ def machine() -> dict[str, Any]:
     finally:
         device.close()
     versions = {name: version_of(name) for name in ("torch", "triton", "tensorrt", "tensorrt_rtx", "numpy")}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         **gpu,
         "driver": driver_of(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or commit_here(),
         "vsflashsr": __version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
         **versions,
     }
+
+
+def commit_here() -> str:
+    """Of the working tree."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "unknown"
+    return "unknown"
 
 
 def version_of(module: str) -> str | None:
@@ -172,17 +191,6 @@ def driver_of() -> str | None:
     except OSError:
         return None
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
-
-
-def unpacked(wheels: Path) -> Path:
-    """A folder that the wheels were installed to, without a network."""
-    target = Path(tempfile.mkdtemp(prefix="gpu-check-"))
-    found = sorted(str(path) for path in wheels.glob("*.whl"))
-    if not found:
-        raise SystemExit(f"there is no wheel in {wheels}")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(target), *found]
-    subprocess.run(command, check=True)
-    return target
 
 
 def summary(parts: dict[str, Any]) -> list[str]:

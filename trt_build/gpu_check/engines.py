@@ -25,7 +25,7 @@ def part(settings: Settings) -> dict[str, Any]:
     for name in ("tensorrt", "tensorrt_rtx"):
         try:
             start = time.perf_counter()
-            backend = TensorRTBackend(name, 0, settings.bundle.parent / "engines")
+            backend = TensorRTBackend(name, 0, settings.engines)
         except FlashsrError as error:
             report[name] = {"unavailable": str(error)}
             continue
@@ -35,6 +35,9 @@ def part(settings: Settings) -> dict[str, Any]:
             report[name] = {"error": str(error)}
         finally:
             backend.close()
+    report["passed"] = all(
+        "unavailable" in found or ("error" not in found and found["max_difference"] < 1e-2) for found in report.values()
+    )
     return report
 
 

@@ -21,7 +21,7 @@ class Settings:
     """Steady steps that are timed."""
     repeats: int
     """Times that each kernel and stage is timed; the median counts."""
-    bundle: Path
-    """Where a random bundle for the filter is made; kept, so that a second run finds it."""
+    engines: Path
+    """Where engines are built; kept, so that a second run finds them."""
     golden: Path | None = None
     """Folder with reference numbers."""
