@@ -12,13 +12,14 @@ import numpy as np
 
 from vsflashsr.gpu.device import Device
 from vsflashsr.gpu.pipeline import RunState
-from vsflashsr.models.flashvsr.device.graphs import StepGraphs
+from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.device.model import step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep, StepInputs
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.noise import step_noise
 from vsflashsr.models.flashvsr.options import Options
+from vsflashsr.runtimes.graph import DeviceGraph, weights_bytes
 
 from .random_flashvsr import section_of
 from .timing import median_ms
@@ -33,7 +34,7 @@ class Given:
 
     device: Device
     library: Any
-    graphs: StepGraphs
+    graphs: StepOf[DeviceGraph]
     config: FlashVSRConfig
     dtype: str
 
@@ -105,7 +106,7 @@ def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int,
         "memory": {
             "stated_bytes": step.memory.total_bytes,
             "items": dict(step.memory.items),
-            "taken_bytes": free_before - device.free_bytes() + given.graphs.weights_bytes,
+            "taken_bytes": free_before - device.free_bytes() + weights_bytes(given.graphs),
         },
         "finite": finite,
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from vsflashsr.models.flashvsr.device.graphs import Piece, StepGraphs
+from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.network.pieces import FirstPiece, LastPiece, MiddlePiece, to_precision
 from vsflashsr.models.flashvsr.network.precision import PRECISIONS
@@ -48,11 +48,10 @@ def section_of(config: FlashVSRConfig) -> Section:
     )
 
 
-def random_graphs(config: FlashVSRConfig, dtype_name: str, device: str, load: Load) -> StepGraphs:
+def random_graphs(config: FlashVSRConfig, dtype_name: str, device: str, load: Load) -> StepOf[DeviceGraph]:
     """All graphs of a step; the same weights on every call with the same sizes and device."""
     dtype = PRECISIONS[dtype_name]
     generator = torch.Generator(device).manual_seed(1)
-    graphs: list[DeviceGraph] = []
 
     def made(build: Callable[[], nn.Module]) -> nn.Module:
         with torch.device("meta"):
@@ -62,39 +61,33 @@ def random_graphs(config: FlashVSRConfig, dtype_name: str, device: str, load: Lo
             _fill(name, parameter.data, generator)
         return module.eval()
 
-    def loaded(module: nn.Module, inputs: Types, outputs: Types) -> DeviceGraph:
-        graphs.append(load(module, inputs, outputs))
-        return graphs[-1]
-
-    def piece(kind: type[FirstPiece] | type[MiddlePiece] | type[LastPiece], count: int) -> Piece:
+    def piece(kind: type[FirstPiece] | type[MiddlePiece] | type[LastPiece], count: int) -> tuple[DeviceGraph, ...]:
         single = ("patches", "x", "x_out", "latents")
         types = [
             [(name, torch.float32 if name in single else dtype) for name in names]
             for names in (kind.inputs, kind.outputs)
         ]
-        each = [loaded(made(lambda: to_precision(kind(config), dtype)), *types) for _ in range(count)]
-        return Piece(each, [{}] * count, {})
+        return tuple(load(made(lambda: to_precision(kind(config), dtype)), *types) for _ in range(count))
 
     pieces = piece(FirstPiece, 1), piece(MiddlePiece, config.layers - 1), piece(LastPiece, 1)
-    projector = loaded(
+    projector = load(
         made(lambda: build_projector(config, "v1.1").to(dtype)),
         [("clip", torch.float32), ("ctx1", torch.float32), ("ctx2", dtype)],
         [("tokens", dtype), ("next2", dtype)],
     )
     states = range(9)
-    decoder = loaded(
+    decoder = load(
         made(lambda: TCDecoder(config).to(dtype)),
         [("latent", torch.float32), ("lq", torch.float32), *((f"state{n}", dtype) for n in states)],
         [("frames", torch.float32), *((f"next{n}", dtype) for n in states)],
     )
-    return StepGraphs(
+    return StepOf(
         first=pieces[0],
         middle=pieces[1],
         last=pieces[2],
         projector=projector,
         decoder=decoder,
         decoder_first=None,
-        weights_bytes=sum(graph.weights_bytes for graph in graphs),
     )
 
 

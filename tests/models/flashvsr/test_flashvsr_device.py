@@ -17,11 +17,12 @@ from trt_build.flashvsr.export import export_bundle
 from trt_build.random_checkpoint import REDUCED, write_checkpoint
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
-from vsflashsr.models.flashvsr.device.graphs import Piece, StepGraphs
+from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import Graph, read_section
+from vsflashsr.runtimes.graph import DeviceGraph
 
 from ...support.flashvsr_small import frames
 from ...support.host_device import HostGraph
@@ -54,26 +55,23 @@ def bundle(variant: str, version: str) -> Bundle:
     return load_bundle(out)
 
 
-def graphs(bundle: Bundle, mock: MockDriver) -> StepGraphs:
+def graphs(bundle: Bundle, mock: MockDriver) -> StepOf[DeviceGraph]:
     """The bundle's graphs with constant weights."""
     section = read_section("test", bundle.section)
 
-    def piece(graph: Graph) -> Piece:
-        return Piece(
-            [HostGraph(bundle.folder / name, mock) for name in graph.constant], [{} for _ in graph.constant], {}
-        )
+    def piece(graph: Graph) -> tuple[HostGraph, ...]:
+        return tuple(one(name) for name in graph.constant)
 
     def one(name: str) -> HostGraph:
         return HostGraph(bundle.folder / name, mock)
 
-    return StepGraphs(
+    return StepOf(
         first=piece(section.first),
         middle=piece(section.middle),
         last=piece(section.last),
         projector=one(section.projector),
         decoder=one(section.decoder),
         decoder_first=None if section.decoder_first is None else one(section.decoder_first),
-        weights_bytes=1000,
     )
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="needs the extra 'export'")
 import torch
 
 from vsflashsr.bundle import load_bundle
-from vsflashsr.models.flashvsr.device.graphs import decoder_shapes, projector_shapes, token_shapes
+from vsflashsr.models.flashvsr.calls import decoder_shapes, projector_shapes, token_shapes
 from vsflashsr.models.flashvsr.network.graphs import torch_graph
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid

@@ -10,11 +10,10 @@ from pathlib import Path
 from ...errors import FlashsrError
 from ...onnx_file import OnnxFile, read_onnx
 from ...runtimes.graph import DeviceGraph, GraphCall, Shape, Shapes, WeightFile
-from .device.graphs import decoder_shapes, projector_shapes, token_shapes
 from .options import Options
 from .plan import FIRST_SLICES
 from .section import Graph, Section
-from .windows import Grid
+from .windows import BLOCK_PX, Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +105,39 @@ def step_calls(
         decoder_first=None if section.decoder_first is None else call("decoder_first", section.decoder_first, decoder),
         decoder=call("decoder", section.decoder, decoder),
     )
+
+
+def token_shapes(kind: str, tokens: int, dim: int, patch_values: int) -> dict[str, Shape]:
+    """Shapes of the inputs of a piece (`first`, `middle`, `last`), weights aside."""
+    wide, patches = (tokens, dim), (tokens, patch_values)
+    match kind:
+        case "first":
+            return {"patches": patches, "lq": wide}
+        case "middle":
+            return {"x": wide, "attended": wide}
+        case _:
+            return {"x": wide, "attended": wide, "patches": patches}
+
+
+def projector_shapes(section: Section, grid: Grid) -> dict[str, Shape]:
+    """Shapes of the projector's inputs."""
+    pixels = (grid.height_px, grid.width_px)
+    if section.version == "v1":
+        return {"clip": (4, 3, *pixels)}
+    hidden = (2, section.projector_hidden, grid.height_px // 16, grid.width_px // 16)
+    return {"clip": (4, 3, *pixels), "ctx1": (2, 3, *pixels), "ctx2": hidden}
+
+
+def decoder_shapes(section: Section, grid: Grid, channels: int, states: Sequence[int]) -> dict[str, Shape]:
+    """Shapes of the decoder's inputs, with those of its memories that it reads."""
+    rows, cols = grid.height_px // 8, grid.width_px // 8
+    shapes: dict[str, Shape] = {"latent": (1, channels, rows, cols)}
+    if section.variant == "tiny":
+        shapes["lq"] = (4, 3, grid.rows * BLOCK_PX, grid.cols * BLOCK_PX)
+    for n in states:
+        state = section.decoder_states[n]
+        shapes[f"state{n}"] = (state.frames, state.channels, rows * state.factor, cols * state.factor)
+    return shapes
 
 
 def _patch_values(piece: OnnxFile) -> int:

@@ -11,10 +11,9 @@ from ...bundle import Bundle, ColorFix
 from ...errors import FlashsrError
 from ...geometry import padded
 from ...runtimes.backend import Backend, DeviceBackend, HostBackend
-from ...runtimes.graph import DeviceGraph, GraphCall, weights_bytes
+from ...runtimes.graph import DeviceGraph, GraphCall
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, said_once
 from .calls import StepOf, step_calls
-from .device.graphs import Piece, StepGraphs
 from .device.model import DeviceFlashVSRModel, step_shape
 from .device.step import DeviceStep
 from .host.executor import load_executor
@@ -73,7 +72,7 @@ class FlashVSRKind:
     def _on_device(self, backend: DeviceBackend, size: Size, options: Options, runs: int) -> LoadedModel:
         library = KernelLibrary(backend.device)
         calls = self._calls(size)
-        graphs = _step_graphs(calls.loaded(backend.load(list(calls))))
+        graphs = calls.loaded(backend.load(list(calls)))
         step = DeviceStep(
             backend.device,
             library,
@@ -112,18 +111,3 @@ def read_flashvsr(bundle: Bundle, scale: int, arguments: Arguments) -> FlashVSRK
             raise FlashsrError(f"{where}: {name!r} has no sha256 under 'files'; export the bundle again")
     said = said_once(arguments, {"seed": arguments.seed, "color_fix": arguments.color_fix})
     return FlashVSRKind(bundle, scale, section, section.options.overridden(said))
-
-
-def _step_graphs(loaded: StepOf[DeviceGraph]) -> StepGraphs:
-    def piece(graphs: tuple[DeviceGraph, ...]) -> Piece:
-        return Piece(graphs, [{}] * len(graphs), {})
-
-    return StepGraphs(
-        first=piece(loaded.first),
-        middle=piece(loaded.middle),
-        last=piece(loaded.last),
-        projector=loaded.projector,
-        decoder=loaded.decoder,
-        decoder_first=loaded.decoder_first,
-        weights_bytes=weights_bytes(loaded),
-    )

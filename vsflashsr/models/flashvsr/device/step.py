@@ -19,7 +19,8 @@ from ....gpu.device import Device, Stream
 from ....gpu.pipeline import Pipeline, RunMemory, RunState, Stage
 from ....gpu.results import StepResult
 from ....resample import on_grid
-from ....runtimes.graph import PreparedGraph
+from ....runtimes.graph import DeviceGraph, PreparedGraph, weights_bytes
+from ..calls import StepOf, decoder_shapes, projector_shapes, token_shapes
 from ..kernels import launches
 from ..kernels.tables import resize_table, rotary_tables
 from ..plan import (
@@ -35,7 +36,7 @@ from ..plan import (
 )
 from ..section import Section
 from . import memory
-from .graphs import PreparedPiece, StepGraphs, decoder_shapes, projector_shapes, token_shapes
+from .graphs import PreparedPiece
 from .memory import IN_FLIGHT, LATENT_CHANNELS, PATCH_VALUES, StepShape
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class DeviceStep:
         self,
         device: Device,
         library: KernelLibrary,
-        graphs: StepGraphs,
+        graphs: StepOf[DeviceGraph],
         section: Section,
         shape: StepShape,
         *,
@@ -110,7 +111,7 @@ class DeviceStep:
         self._phases = {
             slices: _Phase(
                 *(
-                    piece.prepare(token_shapes(kind, slices * shape.grid.slice_tokens, shape.dim, PATCH_VALUES))
+                    PreparedPiece(piece, token_shapes(kind, slices * shape.grid.slice_tokens, shape.dim, PATCH_VALUES))
                     for kind, piece in (("first", graphs.first), ("middle", graphs.middle), ("last", graphs.last))
                 )
             )
@@ -133,15 +134,16 @@ class DeviceStep:
         dit_scratch = max(self._projector.scratch_bytes, *(p.scratch_bytes for p in pieces))
         decoder_scratch = max(d.scratch_bytes for d in decoders)
         dit_held = max(self._projector.held_bytes, *(p.held_bytes for p in pieces))
+        held = weights_bytes(graphs)
         self.memory = memory.memory_plan(
             shape,
             runs=runs,
-            weights_bytes=graphs.weights_bytes,
+            weights_bytes=held,
             scratch_bytes=dit_scratch + decoder_scratch,
             held_bytes=dit_held + max(d.held_bytes for d in decoders),
         )
         # The weights are there already.
-        self.memory.require(device.free_bytes(), remedy, taken_bytes=graphs.weights_bytes)
+        self.memory.require(device.free_bytes(), remedy, taken_bytes=held)
         self._work = {name: device.alloc(size) for name, size in memory.work_bytes(shape).items()}
         self._dit_scratch = device.alloc(max(1, dit_scratch))
         self._decoder_scratch = device.alloc(max(1, decoder_scratch))
