@@ -86,6 +86,13 @@ def test_a_still_picture_goes_by_its_flag(flag: fields.FieldOrder | None, kind: 
     assert "the flag decides" in finding.why
 
 
+@pytest.mark.parametrize("vote", ["tff", "progressive"])
+@pytest.mark.parametrize("flag", [None, "bff"])
+def test_a_few_votes_among_many_unclear_ones_decide_nothing(vote: fields.Vote, flag: fields.FieldOrder | None) -> None:
+    looks = (Look(vote), Look(vote), *(Look("unclear") for _ in range(94)))
+    assert fields.decide(Evidence((looks,), (1,)), flag).order == flag
+
+
 @given(st.integers(0, 100_000))
 def test_samples_lie_within_and_spread(frames: int) -> None:
     runs = fields.sample_runs(frames)

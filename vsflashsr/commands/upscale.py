@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ..encode.cluster import Cluster
 from ..encode.encoders import Settings
 from ..encode.run import Request, dry_run
 from ..encode.run import upscale as run
@@ -44,6 +45,7 @@ def upscale(
     workers: int = 1,
     devices: str = "",
     ray: str | None = None,
+    ray_cpus: float = 1,
     ray_gpus: float = 0,
     ray_stream: bool = False,
     options: FilterOptions = _NO_OPTIONS,
@@ -100,7 +102,9 @@ def upscale(
     devices
         GPUs for the workers to take turns at, such as 0,1.
     ray
-        Address of a Ray cluster to work on ("auto", "local", or host:port).
+        Address of a Ray cluster to work on: auto, host:port, or local for one of this machine alone with --workers CPUs.
+    ray_cpus
+        CPUs that a piece takes on the cluster.
     ray_gpus
         GPUs that a piece takes on the cluster.
     ray_stream
@@ -122,9 +126,7 @@ def upscale(
         chunk_frames=_positive("--chunk-frames", chunk_frames),
         workers=_positive("--workers", workers) or 1,
         devices=_devices(devices),
-        ray=ray,
-        ray_gpus=ray_gpus,
-        ray_stream=ray_stream,
+        cluster=None if ray is None else Cluster(ray, workers, ray_cpus, ray_gpus, ray_stream),
         work=None if work is None else work.expanduser().absolute(),
         force=force,
     )

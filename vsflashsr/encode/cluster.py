@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,41 +30,64 @@ TRIES = 3
 _PIECE = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where the tasks run."""
+
+    address: str
+    """As for ``ray.init``: "auto", "local" for a cluster of this machine alone, or host:port."""
+    local_cpus: int = 1
+    """Of a cluster of this machine alone: how many tasks of one CPU run at a time."""
+    cpus: float = 1
+    """CPUs that a task takes; a model on the CPU runs with as many threads."""
+    gpus: float = 0
+    stream: bool = False
+    """Nodes don't see the folders: the input and the chunks travel through Ray."""
+
+
 def encode_on_ray(
     folder: WorkFolder,
     plan: Plan,
     chunks: Sequence[int],
     report: Callable[[int, int, int], None],
     *,
-    address: str,
-    gpus: float,
-    stream: bool,
+    cluster: Cluster,
     input: Path,
 ) -> None:
     """Encode chunks as Ray tasks. Each finished one lies in the folder.
 
     Args:
         report: told of chunk, frames and bytes when a chunk is finished.
-        address: as for ``ray.init``: "auto", "local" for a cluster of this machine alone, or host:port.
-        gpus: GPUs a task takes.
-        stream: nodes don't see the folder; the input and the chunks travel through Ray.
 
     Raises:
         FlashsrError: Ray is missing or can't be reached, or a chunk failed.
     """
+    # Ray sends statistics unless it is told not to; who has set the variable himself keeps his choice.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RAY_raylet_start_wait_time_s", "180"
+    )  # a busy machine has been seen to take more than a minute
     try:
         import ray
     except ImportError as error:
         raise FlashsrError('--ray needs Ray, got none; pip install "vsflashsr[cluster]"') from error
-    own = not ray.is_initialized()
-    if own:
-        try:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise FlashsrError(f"the Ray cluster can be reached, got {address} ({error}); see ray status") from error
+    local: dict[str, Any] = {"num_cpus": cluster.local_cpus, "include_dashboard": False}
     try:
-        task: Any = ray.remote(num_gpus=gpus, max_retries=TRIES)(_streamed if stream else _shared)
-        if stream:
+        ray.init(
+            address=cluster.address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **(local if cluster.address == "local" else {}),
+        )
+    except Exception as error:
+        raise FlashsrError(
+            f"the Ray cluster can be reached, got {cluster.address} ({error}); see ray status"
+        ) from error
+    try:
+        task: Any = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=TRIES)(
+            _streamed if cluster.stream else _shared
+        )
+        if cluster.stream:
             pieces = [ray.put(piece) for piece in _pieces(input)]
             waiting = {task.remote(plan.to_json(), str(input), pieces, number): number for number in chunks}
         else:
@@ -83,8 +107,7 @@ def encode_on_ray(
                 _keep(folder, plan, record, data)
             report(number, record.shown, record.bytes)
     finally:
-        if own:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _pieces(input: Path) -> Any:
@@ -159,4 +182,8 @@ def _settle(plan: Plan, input: str, pieces: Sequence[Any]) -> tuple[Path, Path]:
 @cache
 def _clips(script: str, index: str) -> Clips:
     """A worker's process keeps the model from one task to the next."""
-    return open_script(Path(script), {"index": index})
+    import ray
+
+    context: Any = ray.get_runtime_context()
+    cpus = context.get_assigned_resources().get("CPU", 1)
+    return open_script(Path(script), {"index": index, "threads": max(1, round(cpus))})

@@ -37,6 +37,8 @@ SHARE_IF_FLAGGED = 0.1
 """Flagged frames are interlaced if this share of the clear votes says so: still shots of interlaced video look progressive."""
 SHARE_IF_NOT = 0.4
 """Without a flag it takes more: fine patterns that move up or down look like combs."""
+LEAST_CLEAR, LEAST_CLEAR_SHARE = 3, 0.05
+"""Fewer clear votes than this, in number or of all, decide nothing."""
 _CYCLE = 5
 
 
@@ -60,11 +62,13 @@ class Evidence:
     def count(self, *votes: Vote) -> int:
         return sum(look.vote in votes for run in self.runs for look in run)
 
+    @property
+    def frames(self) -> int:
+        return sum(map(len, self.runs))
+
     def __str__(self) -> str:
         combed, progressive = self.count("tff", "bff"), self.count("progressive")
-        return (
-            f"{combed} combed, {progressive} progressive, {self.count('unclear')} unclear of {sum(map(len, self.runs))}"
-        )
+        return f"{combed} combed, {progressive} progressive, {self.count('unclear')} unclear of {self.frames}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ def decide(evidence: Evidence, flag: FieldOrder | None) -> Finding:
     combed, progressive = evidence.count("tff", "bff"), evidence.count("progressive")
     clear = combed + progressive
     why = f"{flagged}; sampled frames: {evidence}"
-    if clear == 0:
+    if clear < max(LEAST_CLEAR, LEAST_CLEAR_SHARE * evidence.frames):
         kind: Kind = "progressive" if flag is None else "interlaced"
         return Finding(kind, flag, None, f"{why}: the flag decides")
     order = _order(evidence, flag)

@@ -151,6 +151,7 @@ def script(recipe: Recipe) -> str:
     arguments += [f"{name}={value!r}" for name, value in options.items()]
     if shape is not None:
         arguments.append(f"format=vs.{shape}")
+    free = tuple(name for name in ("device_id", "threads") if name not in options)
     lines = [
         '"""Written by vsflashsr upscale. Output 0 is the upscaled clip, output 1 what goes into flashsr."""',
         "",
@@ -160,7 +161,7 @@ def script(recipe: Recipe) -> str:
         "core = vs.core",
         'index = globals().get("index")  # where bestsource keeps its index; without, in the cache of its own',
         'cache = {"cachemode": 4, "cachepath": index} if index else {}',
-        'machine = {name: int(globals()[name]) for name in ("device_id", "threads") if name in globals()}',
+        f"machine = {{name: int(globals()[name]) for name in {free!r} if name in globals()}}",
         "",
         f"clip = core.bs.VideoSource({recipe.input!r}, track={recipe.track}, **cache)",
         f"clip = clip[:{recipe.frames}]",

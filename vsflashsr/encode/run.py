@@ -18,6 +18,7 @@ from ..version import __version__
 from . import encoders, mux, programs, recipe, tracks
 from .bar import Bar, clock, readable
 from .chunks import chunk_length
+from .cluster import Cluster, encode_on_ray
 from .container import Container, probe
 from .encoders import ENCODERS, Settings
 from .local import encode_locally
@@ -53,9 +54,8 @@ class Request:
     chunk_frames: int | None = None
     workers: int = 1
     devices: tuple[int, ...] = ()
-    ray: str | None = None
-    ray_gpus: float = 0.0
-    ray_stream: bool = False
+    cluster: Cluster | None = None
+    """Work there, not here."""
     work: Path | None = None
     force: bool = False
 
@@ -176,7 +176,7 @@ def _planned(request: Request, container: Container, folder: WorkFolder) -> Plan
 def _request_hash(request: Request) -> str:
     """Names all that the frames and their bytes depend on: not how many work on it, or where."""
     stat = request.input.stat()
-    ours = ("output", "workers", "devices", "ray", "ray_gpus", "ray_stream", "work", "force")
+    ours = ("output", "workers", "devices", "cluster", "work", "force")
     facts = {name: value for name, value in asdict(request).items() if name not in ours}
     facts["input"] = str(request.input.resolve())
     facts |= {
@@ -376,13 +376,8 @@ def _encode(request: Request, folder: WorkFolder, plan: Plan) -> list[Record]:
     if waiting:
         with Bar(plan.frames, done, size) as bar:
             try:
-                if request.ray is not None:
-                    from .cluster import encode_on_ray
-
-                    encode_on_ray(
-                        folder, plan, waiting, bar.at, address=request.ray, gpus=request.ray_gpus, stream=request.ray_stream,
-                        input=request.input.resolve(),
-                    )  # fmt: skip
+                if request.cluster is not None:
+                    encode_on_ray(folder, plan, waiting, bar.at, cluster=request.cluster, input=request.input.resolve())
                 else:
                     encode_locally(
                         folder, waiting, bar.at, workers=request.workers, devices=request.devices,
