@@ -89,7 +89,7 @@ def test_a_still_picture_goes_by_its_flag(flag: fields.FieldOrder | None, kind: 
 @pytest.mark.parametrize("vote", ["tff", "progressive"])
 @pytest.mark.parametrize("flag", [None, "bff"])
 def test_a_few_votes_among_many_unclear_ones_decide_nothing(vote: fields.Vote, flag: fields.FieldOrder | None) -> None:
-    looks = (Look(vote), Look(vote), *(Look("unclear") for _ in range(94)))
+    looks = (Look(vote, True), Look(vote, True), *(Look("unclear") for _ in range(94)))
     assert fields.decide(Evidence((looks,), (1,)), flag).order == flag
 
 

@@ -91,6 +91,15 @@ def probe_streams(path: Path) -> tuple[Stream, ...]:
     return tuple(_stream(stream) for stream in said.get("streams", []))
 
 
+def last_time(path: Path) -> float:
+    """When the last packet of any stream begins, in seconds: reads the whole file."""
+    program = programs.find("ffprobe", "reading a file")
+    said = programs.run(
+        [program, "-v", "error", "-show_entries", "packet=pts_time", "-of", "csv=p=0", path], "reading the input"
+    )
+    return max((time for line in said.split() if (time := _number(line.strip(","))) is not None), default=0.0)
+
+
 def parse(said: dict[str, Any], path: Path) -> Container:
     """``Container`` from ffprobe's JSON."""
     raw = {int(stream["index"]): stream for stream in said.get("streams", [])}

@@ -48,6 +48,7 @@ def finish(
     part = output.with_name(f".{output.stem}{PART}.mkv")
     final = part if output.suffix.lower() == ".mkv" else output.with_name(f".{output.stem}{PART}{output.suffix}")
     joined = _join(plan, folder, records)
+    suffix = ENCODERS[plan.settings.encoder].suffix
     stamps = folder.path / "timestamps.txt"
     try:
         try:
@@ -72,7 +73,7 @@ def finish(
         final.replace(output)
         flush_folder(output.parent)
     finally:
-        for leftover in (part, final, stamps, folder.path / "video.bin"):
+        for leftover in (part, final, stamps, folder.path / f"video{suffix}"):
             leftover.unlink(missing_ok=True)
     return remarks
 
@@ -87,7 +88,7 @@ def _join(plan: Plan, folder: WorkFolder, records: Sequence[Record]) -> list[str
         for path in paths:
             appended += ["+", path] if appended else [path]
         return appended
-    whole = folder.path / "video.bin"
+    whole = folder.path / f"video{encoder.suffix}"
     try:
         with whole.open("wb") as to:
             for path in paths:
@@ -118,7 +119,8 @@ def _other_options(others: Others, later_s: float) -> list[str | Path]:
     tracks = ["--no-video"] if others.tracks else ["--no-video", "--no-audio", "--no-subtitles", "--no-buttons"]
     move_ms = round((later_s - others.ahead_s) * 1000)
     moved = ["--sync", f"-1:{move_ms}"] if move_ms else []
-    chapters = ["--chapter-sync", str(round(later_s * 1000))] if later_s else []
+    move_chapters_ms = round((later_s - others.chapters_origin_s) * 1000)
+    chapters = ["--chapter-sync", str(move_chapters_ms)] if move_chapters_ms else []
     return [*tracks, *moved, *chapters, others.path]
 
 

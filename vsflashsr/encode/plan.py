@@ -60,8 +60,9 @@ def from_json(text: str) -> Plan:
     data: dict[str, Any] = json.loads(text)
     says: dict[str, Any] = dict(data["says"])
     if (mastering := says["mastering"]) is not None:
-        points = {name: (float(x), float(y)) for name, (x, y) in mastering.items() if name not in ("least", "most")}
-        says["mastering"] = Mastering(**points, least=float(mastering["least"]), most=float(mastering["most"]))
+        points = {name: mastering[name] for name in ("red", "green", "blue", "white")}
+        pairs = {name: (float(x), float(y)) for name, (x, y) in points.items()}
+        says["mastering"] = Mastering(**pairs, least=float(mastering["least"]), most=float(mastering["most"]))
     aspect = says["sample_aspect"]
     says["sample_aspect"] = None if aspect is None else (int(aspect[0]), int(aspect[1]))
     settings = {**data["settings"], "arguments": tuple(data["settings"]["arguments"])}

@@ -19,7 +19,7 @@ from . import encoders, mux, programs, recipe, tracks
 from .bar import Bar, clock, readable
 from .chunks import chunk_length
 from .cluster import Cluster, encode_on_ray
-from .container import Container, probe
+from .container import Container, last_time, probe
 from .encoders import ENCODERS, Settings
 from .local import encode_locally
 from .plan import Plan, request_hash
@@ -250,7 +250,7 @@ def _make_plan(request: Request, container: Container, folder: WorkFolder) -> Pl
         constant=timing.rate is not None,
         starts_s=timing.starts,
         remarks=tuple(_remarks(request, source, made, (width, height), stop - first, nominal, timing)),
-        shortcoming=_shortcoming(source, container),
+        shortcoming=_shortcoming(request.input, source, container),
     )
 
 
@@ -339,15 +339,17 @@ def _remarks(
     ]
 
 
-def _shortcoming(source: Source, container: Container) -> str | None:
+def _shortcoming(input: Path, source: Source, container: Container) -> str | None:
     """What the file promises and bestsource can't deliver."""
     if source.lost:
         return f"the last {source.lost} of {source.frames + source.lost} frames of the source can't be decoded"
     if container.video_frames is not None and container.video_frames - source.frames > 1:
         return f"the source says that it has {container.video_frames} frames, but only {source.frames} can be decoded"
-    ends = [end for end in (container.video_end_s, None if container.others else container.end_s) if end is not None]
-    missing = max(ends, default=source.timing.end) - source.timing.end
-    if missing > max(1.0, 0.01 * (source.timing.end - source.timing.starts[0])):
+    missing = max(filter(None, (container.video_end_s, container.end_s)), default=0.0) - source.timing.end
+    if missing > 0.25 and container.others:
+        # The sound may just be longer than the pictures.
+        missing = min(missing, (container.end_s or 0.0) - last_time(input))
+    if missing > 0.25:
         return f"the source ends {missing:.1f} s earlier than it says: it seems to be cut off"
     return None
 

@@ -45,6 +45,8 @@ class Others:
     """What time of the source's clock is zero of theirs."""
     ahead_s: float
     """How much later than that they lie in the file."""
+    chapters_origin_s: float
+    """What is zero of theirs for their chapters' times."""
     earliest_s: float
     """Where the first of them begins on their own clock: below zero where a codec starts up before the first sample."""
     remarks: tuple[str, ...]
@@ -62,7 +64,7 @@ def copy(
         length_s: how long the part is; None: to the end.
     """
     if container.matroska and length_s is None:
-        return Others(input, True, 0.0, 0.0, 0.0, ())
+        return Others(input, True, 0.0, 0.0, 0.0, 0.0, ())
     begin = container.start_s if first_s is None else first_s
     wanted = [stream for stream in container.others if stream.kind != "data"]
     remarks = [
@@ -70,10 +72,10 @@ def copy(
     ]
     if not wanted:
         chapters = input if container.chapters and length_s is None else None
-        return Others(chapters, False, video_start_s, 0.0, 0.0, tuple(remarks))
+        return Others(chapters, False, video_start_s, 0.0, 0.0, 0.0, tuple(remarks))
     program = programs.find("ffmpeg", "copying audio and subtitles")
     while True:
-        command = _command(program, input, wanted, to, None if first_s is None else begin - container.start_s, length_s)
+        command = _command(program, input, wanted, to, begin, length_s)
         try:
             programs.run(command, "copying audio and subtitles")
             break
@@ -84,14 +86,14 @@ def copy(
             remarks += [f"left out: {stream.title}, which can't be copied ({error})" for stream in bad]
             wanted = [stream for stream in wanted if stream not in bad]
             if not wanted:
-                return Others(None, False, video_start_s, 0.0, 0.0, tuple(remarks))
+                return Others(None, False, video_start_s, 0.0, 0.0, 0.0, tuple(remarks))
     _part(to).replace(to)
     changed = [s for s in wanted if s.codec in LOSSLESS]
     remarks += [f"{stream.title} is stored as {LOSSLESS[stream.codec]}, without loss" for stream in changed]
     earliest = (
         min((stream.start_s for stream in probe_streams(to) if stream.start_s is not None), default=_AHEAD_S) - _AHEAD_S
     )
-    return Others(to, True, begin, _AHEAD_S, earliest, tuple(remarks))
+    return Others(to, True, begin, _AHEAD_S, begin if length_s is None else 0.0, earliest, tuple(remarks))
 
 
 def _part(to: Path) -> Path:
@@ -99,22 +101,22 @@ def _part(to: Path) -> Path:
 
 
 def _command(
-    program: str, input: Path, streams: Sequence[Stream], to: Path, skip_s: float | None, length_s: float | None
+    program: str, input: Path, streams: Sequence[Stream], to: Path, begin_s: float, length_s: float | None
 ) -> list[str]:
-    command = [program, "-y", "-nostdin", "-v", "error"]
-    command += ["-i", str(input)]
-    if skip_s:
-        # Of the output: before the input, a seek goes to the key frame before, and the sound from there on comes along.
-        command += ["-ss", f"{skip_s:.6f}"]
+    # With the source's own times: else ffmpeg counts from the first of the *chosen* streams.
+    command = [program, "-y", "-nostdin", "-v", "error", "-copyts", "-i", str(input)]
+    ahead = _AHEAD_S - begin_s
     if length_s is not None:
-        command += ["-t", f"{length_s:.6f}"]
+        # Of the output: before the input, a seek goes to the key frame before, and the sound from there on comes along.
+        command += ["-ss", f"{begin_s:.6f}", "-t", f"{length_s:.6f}"]
+        ahead = _AHEAD_S  # what is cut counts from the cut
     for stream in streams:
         command += ["-map", f"0:{stream.index}"]
     command += ["-c", "copy"]
     for place, stream in enumerate(streams):
         if stream.codec in LOSSLESS:
             command += [f"-c:{place}", LOSSLESS[stream.codec]]
-    command += ["-map_metadata", "0", "-map_chapters", "0", "-output_ts_offset", f"{_AHEAD_S:g}"]
+    command += ["-map_metadata", "0", "-map_chapters", "0", "-output_ts_offset", f"{ahead:.6f}"]
     return [*command, "-f", "matroska", str(_part(to))]
 
 
