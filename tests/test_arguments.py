@@ -55,6 +55,8 @@ def test_the_docstring_names_every_argument() -> None:
         ({"scale": np.int64(2)}, "scale", 2.0),
         ({"scale": np.float32(2.5)}, "scale", 2.5),
         ({"scale": Fraction(3, 2)}, "scale", 1.5),
+        ({"matrix": "SMPTE170M"}, "matrix", 6),
+        ({"matrix": np.int64(9)}, "matrix", 9),
         ({"scene_change": np.True_}, "scene_change", True),
         ({"scene_change": 0}, "scene_change", False),
         ({"tile": [np.int32(64), 32]}, "tile", (64, 32)),
@@ -78,6 +80,7 @@ WRONG: list[dict[str, Any]] = [
     {"tile": True}, {"tile": (16,)}, {"tile": 10**30}, {"tile": b"ab"}, {"overlap": 1.5}, {"max_segment": 10**30},
     {"threads": 2**70}, {"threads": 10**9}, {"seed": -1}, {"seed": 2**64}, {"strength": float("inf")},
     {"scene_change": 2}, {"scene_change": np.array([1, 0])}, {"engine_dir": 5}, {"engine_dir": "~nouser-x/y"},
+    {"matrix": "bt 709"}, {"matrix": 0}, {"matrix": 2}, {"matrix": True}, {"matrix": 1.0},
     {"engine_dir": "a\0b"}, {"model_options": 5}, {"model_options": "ab"}, {"model_options": [1]},
     {"model_options": {1: 2}}, {"model_options": {"a": [1]}}, {"model_options": {"a": None}},
 ]  # fmt: skip

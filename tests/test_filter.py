@@ -36,11 +36,13 @@ def check_contract(model: Path, length: int, video_format: int, width: int, heig
     w, h = size_for(core.get_video_format(video_format), width, height)
     clip = noise(length, w, h, video_format)
     out = flashsr(clip, 2, model=model)
+    # Noise names no matrix, and what was assumed is written.
+    assumed = {"_Matrix": 6} if out.format.color_family == vs.YUV else {}
     assert (out.num_frames, out.width, out.height, out.format.id) == (length, 2 * w, 2 * h, video_format)
     numbers = []
     for n, f in enumerate(out.frames()):
         assert (f.width, f.height) == (2 * w, 2 * h)
-        assert dict(f.props) == dict(clip.get_frame(n).props)
+        assert dict(f.props) == {**clip.get_frame(n).props, **assumed}
         numbers.append(f.props["Number"])
     assert numbers == list(range(length))
 
@@ -67,7 +69,8 @@ def test_every_length_size_and_format(video_format: int, which: str, request: py
 
 
 @pytest.mark.parametrize(
-    ("channels", "video_format"), [(("tiny", "tiny_rgb")[n % 2], video_format) for n, video_format in enumerate(FORMATS)]
+    ("channels", "video_format"),
+    [(("tiny", "tiny_rgb")[n % 2], video_format) for n, video_format in enumerate(FORMATS)],
 )
 def test_formats_sizes_and_properties_stay(video_format: int, channels: str, request: pytest.FixtureRequest) -> None:
     props: dict[str, Any] = {"_SARNum": 8, "_SARDen": 9, "_FieldBased": 0, "_Primaries": 6, "_Transfer": 6, "_Range": 0}
@@ -84,10 +87,10 @@ def test_formats_sizes_and_properties_stay(video_format: int, channels: str, req
 
 
 @pytest.mark.parametrize("channels", ["tiny", "tiny_rgb"])
-def test_absent_properties_stay_absent(channels: str, request: pytest.FixtureRequest) -> None:
+def test_absent_properties_stay_absent_but_the_matrix(channels: str, request: pytest.FixtureRequest) -> None:
     clip = noise(2, 16, 12)
     out = flashsr(clip, 2, model=request.getfixturevalue(channels))
-    assert dict(out.get_frame(1).props) == dict(clip.get_frame(1).props)
+    assert dict(out.get_frame(1).props) == {**clip.get_frame(1).props, "_Matrix": 6}
 
 
 @pytest.mark.parametrize("channels", ["tiny", "tiny_rgb"])
@@ -302,9 +305,26 @@ def test_unknown_arguments_are_refused(tiny: Path) -> None:
         flashsr(noise(2, 32, 32), 2, model=tiny, colour_fix="adain")  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize(("lines", "guess"), [(480, 6), (576, 5), (578, 1)])
+@pytest.mark.parametrize("said", [{}, {"_Matrix": 0}, {"_Matrix": 2}])
+def test_an_untagged_clip_leaves_with_the_matrix_it_was_taken_for(
+    tiny: Path, lines: int, guess: int, said: dict[str, int]
+) -> None:
+    for strength in (0, 1):
+        out = flashsr(noise(1, 32, lines, **said), 2, model=tiny, strength=strength)
+        assert out.get_frame(0).props["_Matrix"] == guess
+
+
+def test_a_tagged_clip_keeps_its_matrix_unless_one_is_given(tiny: Path) -> None:
+    clip = noise(2, 32, 32, _Matrix=9) + noise(2, 32, 32)
+    assert [f.props["_Matrix"] for f in flashsr(clip, 2, model=tiny).frames()] == [9, 9, 6, 6]
+    for matrix in (1, "BT709"):
+        assert [f.props["_Matrix"] for f in flashsr(clip, 2, model=tiny, matrix=matrix).frames()] == [1] * 4
+
+
 @pytest.mark.parametrize("fields", [1, 2])
 def test_field_based_clips_are_refused_at_once(tiny: Path, fields: int) -> None:
-    with pytest.raises(vs.Error, match=f"field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif"):
+    with pytest.raises(vs.Error, match=f"field-based, got _FieldBased={fields}; deinterlace .*bwdif.*SetFieldBased"):
         flashsr(noise(2, 32, 32, _FieldBased=fields), 2, model=tiny)
 
 

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from .bundle import ColorFix, Precision
+from .colour_names import MATRIX, matrix_number
 from .errors import FlashsrError, shown
 
 type Tile = int | tuple[int, int] | Literal["auto"] | None
@@ -43,6 +44,8 @@ class Arguments:
     tile: Tile = None
     overlap: int | None = None
     color_fix: ColorFix | None = None
+    matrix: int | None = None
+    """By its number in ITU-T H.273."""
     strength: float = 1.0
     scene_change: bool = True
     max_segment: int | None = None
@@ -73,6 +76,7 @@ def read_arguments(given: Mapping[str, object]) -> Arguments:
         tile=_tile(given["tile"]),
         overlap=_optional_whole("overlap", given["overlap"], 0),
         color_fix=_optional_choice("color_fix", given["color_fix"], get_args(ColorFix.__value__)),
+        matrix=_matrix(given["matrix"]),
         strength=_strength(given["strength"]),
         scene_change=_flag("scene_change", given["scene_change"]),
         max_segment=_optional_whole("max_segment", given["max_segment"], 1),
@@ -88,9 +92,7 @@ def read_arguments(given: Mapping[str, object]) -> Arguments:
 def _scale(value: object) -> float:
     scale = _number("scale", value)
     if not 1 < scale <= LARGEST_SCALE:
-        raise FlashsrError(
-            f"scale is above 1 and at most {LARGEST_SCALE}, got {scale:g}; for more, call flashsr twice"
-        )
+        raise FlashsrError(f"scale is above 1 and at most {LARGEST_SCALE}, got {scale:g}; for more, call flashsr twice")
     return scale
 
 
@@ -99,6 +101,18 @@ def _strength(value: object) -> float:
     if not 0 <= strength <= 1:
         raise FlashsrError(f"strength is from 0 to 1, got {strength:g}; give 1 for the model, 0 for plain Lanczos")
     return strength
+
+
+def _matrix(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return matrix_number(value)
+    if isinstance(value, Integral) and _is_whole(value, 1) and int(value) in MATRIX:
+        return int(value)
+    raise FlashsrError(
+        f"matrix is one of {', '.join(MATRIX.values())} or its number in H.273, got {shown(value)}; choose one, or leave it out"
+    )
 
 
 def _number(name: str, value: object) -> float:
@@ -118,7 +132,9 @@ def _is_whole(value: object, least: int, most: int = _MOST) -> bool:
 
 def _whole(name: str, value: object, least: int, most: int = _MOST) -> int:
     if not (isinstance(value, Integral) and _is_whole(value, least, most)):
-        raise FlashsrError(f"{name} is a whole number from {least} to {most}, got {shown(value)}; give one, or leave it out")
+        raise FlashsrError(
+            f"{name} is a whole number from {least} to {most}, got {shown(value)}; give one, or leave it out"
+        )
     return int(value)
 
 
@@ -211,7 +227,9 @@ def home_expanded(name: str, path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise FlashsrError(f"{name} begins with a user that isn't known here, got {shown(str(path))}; write it out") from error
+        raise FlashsrError(
+            f"{name} begins with a user that isn't known here, got {shown(str(path))}; write it out"
+        ) from error
 
 
 def _options(value: object) -> dict[str, OptionValue]:

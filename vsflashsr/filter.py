@@ -35,6 +35,7 @@ def flashsr(
     tile: int | tuple[int, int] | str | None = None,
     overlap: int | None = None,
     color_fix: str | None = None,
+    matrix: int | str | None = None,
     strength: float = 1.0,
     scene_change: bool = True,
     max_segment: int | None = None,
@@ -65,6 +66,9 @@ def flashsr(
         overlap: by how many input pixels tiles overlap; None: 16.
         color_fix: "none", "adain" (each channel's mean and deviation are the input's) or "wavelet" (low frequencies are
             the input's); None: the bundle's own.
+        matrix: what a YUV clip is: "bt709", "smpte170m", … or a number, as ``_Matrix``; it is written into the frames. None: what
+            the frames say; those that say nothing are taken for BT.601 up to 576 lines, else for BT.709, which the log says
+            and the frames then say, too.
         strength: 0 (plain Lanczos) … 1 (the model).
         scene_change: begin afresh at scene cuts: at the clip's own marks (``_SceneChangePrev``, ``_SceneChangeNext``)
             where it has them, else where a built-in detector finds them.
@@ -92,7 +96,9 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
     target = formats.wanted_format(arguments.format, source)
     width = formats.output_size(clip.width, arguments.scale, target.subsampling_w)
     height = formats.output_size(clip.height, arguments.scale, target.subsampling_h)
-    properties = properties_of_first_frame(clip)
+    properties = properties_of_first_frame(clip, arguments.matrix)
+    if source.color_family == vs.YUV:
+        clip = formats.with_matrix(clip, arguments.matrix)
     plain = formats.lanczos(clip, width, height, target)
     opened, backend = _open(clip, arguments)
     if properties is not None:

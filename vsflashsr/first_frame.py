@@ -8,6 +8,7 @@ import vapoursynth as vs
 
 from . import formats
 from .errors import FlashsrError, shown
+from .frames import FIELD_CURES
 from .host_log import say
 from .model import Channels
 
@@ -16,10 +17,13 @@ _TRIAL_PX = 32
 """Of a blank picture: the smallest that any format and any filter of the core takes."""
 
 
-def properties_of_first_frame(clip: vs.VideoNode) -> Mapping[str, int] | None:
+def properties_of_first_frame(clip: vs.VideoNode, matrix: int | None) -> Mapping[str, int] | None:
     """Those that say what the pixels mean. None: the source can't deliver its first frame yet, and it is said in the log.
 
     Later frames are checked when they are rendered.
+
+    Args:
+        matrix: what the user says that a YUV clip is; None: what its frames say, and a guess where they say nothing.
 
     Raises:
         FlashsrError: one isn't a number, the clip is field-based, or it is RGB and says it is not.
@@ -32,19 +36,25 @@ def properties_of_first_frame(clip: vs.VideoNode) -> Mapping[str, int] | None:
         return None
     for name, value in found.items():
         if not isinstance(value, int):
-            raise FlashsrError(f"the clip's {name} is a number, got {shown(value)}; set it right, with std.SetFrameProps")
+            raise FlashsrError(
+                f"the clip's {name} is a number, got {shown(value)}; set it right, with std.SetFrameProps"
+            )
     if (fields := found.get("_FieldBased", 0)) != 0:
-        raise FlashsrError(f"the clip is field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif")
-    matrix = found.get("_Matrix", vs.MATRIX_UNSPECIFIED)
+        raise FlashsrError(f"the clip is field-based, got _FieldBased={fields}; {FIELD_CURES}")
+    own = found.get("_Matrix", vs.MATRIX_UNSPECIFIED)
     source = formats.check_clip(clip)
-    if source.color_family == vs.RGB and matrix not in (vs.MATRIX_RGB, vs.MATRIX_UNSPECIFIED):
+    if source.color_family == vs.RGB and own not in (vs.MATRIX_RGB, vs.MATRIX_UNSPECIFIED):
         raise FlashsrError(
-            f"the clip is {source.name}, whose matrix is 0, got _Matrix={matrix}; use std.RemoveFrameProps('_Matrix') before"
+            f"the clip is {source.name}, whose matrix is 0, got _Matrix={own}; use std.RemoveFrameProps('_Matrix') before"
         )
-    if source.color_family == vs.YUV and not formats.has_matrix(found):
-        name = "BT.709" if formats.guess_matrix(clip.height) == 1 else "BT.601"
-        say(f"the clip names no matrix (_Matrix); {name} is assumed from its {clip.height} lines")
-    return found
+    if source.color_family != vs.YUV:
+        return found
+    if matrix is None and not formats.has_matrix(found):
+        matrix = formats.guess_matrix(clip.height)
+        name = "BT.709" if matrix == vs.MATRIX_BT709 else "BT.601"
+        lines = f"its {clip.height} lines"
+        say(f"the clip names no matrix (_Matrix); {name} is assumed from {lines}, and written into its frames")
+    return found if matrix is None else {**found, "_Matrix": matrix}
 
 
 def try_conversions(

@@ -83,6 +83,14 @@ def has_matrix(props: Any) -> bool:
     return int(props.get("_Matrix", _UNSPECIFIED)) not in (0, _UNSPECIFIED)
 
 
+def with_matrix(clip: vs.VideoNode, matrix: int | None) -> vs.VideoNode:
+    """A YUV clip whose every frame names its matrix: ``matrix``, or if that is None its own, or else the one that is guessed."""
+    guessed = clip.std.SetFrameProps(_Matrix=guess_matrix(clip.height) if matrix is None else matrix)
+    if matrix is not None:
+        return guessed
+    return clip.std.FrameEval(lambda n, f: clip if has_matrix(f.props) else guessed, prop_src=[clip])
+
+
 def output_size(size: int, scale: float, subsampling: int) -> int:
     """``size * scale`` pixels, to the nearest the format can hold (a multiple of 2 for 4:2:0, say)."""
     unit = 1 << subsampling

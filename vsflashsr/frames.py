@@ -13,6 +13,10 @@ from . import scenes
 from .errors import FlashsrError
 from .geometry import Array
 
+FIELD_CURES = (
+    "deinterlace it, e.g. clip.bwdif.Bwdif(field=3), or, if the pictures are progressive and only flagged otherwise, "
+    "clip.std.SetFieldBased(0) (vsflashsr upscale finds out which)"
+)
 _SIGHTS = 256
 """Thumbnails kept: a few kilobytes each."""
 _ANSWERS = 1 << 14
@@ -81,7 +85,7 @@ class ClipSource:
             FlashsrError: the frame is field-based, or not finite.
         """
         if (fields := f.props.get("_FieldBased", 0)) != 0:
-            raise FlashsrError(f"frame {n} is field-based, got _FieldBased={fields}; deinterlace first, e.g. bwdif")
+            raise FlashsrError(f"frame {n} is field-based, got _FieldBased={fields}; {FIELD_CURES}")
         planes = [np.asarray(f[p]) for p in range(f.format.num_planes)]
         array: Array = planes[0][None] if len(planes) == 1 else np.stack(planes)
         if self._check_finite and not is_finite(array):

@@ -14,7 +14,7 @@ from vsflashsr.errors import FlashsrError
 
 
 def test_every_argument_of_the_filter_is_there() -> None:
-    assert {f.name for f in fields(FilterOptions)} == set(inspect.signature(flashsr).parameters) - {"clip", "scale"}
+    assert {f.name for f in fields(FilterOptions)} == set(inspect.signature(flashsr).parameters) - {"clip", "scale", "matrix"}
 
 
 def test_only_what_is_given_is_passed_on() -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..colour_names import matrix_number
 from ..errors import FlashsrError
 from ..y4m import FRAME, LONGEST_LINE, SUBSAMPLING, Colour, Header, Siting, read_header
-from .colour_names import matrix_number
 from .host import binary_stdout, core_messages
 from .options import FilterOptions
 from .window import FrameWindow

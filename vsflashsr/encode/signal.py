@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..commands.colour_names import MATRIX, PRIMARIES, TRANSFER
+from ..colour_names import MATRIX, PRIMARIES, TRANSFER
 
 _FFMPEG_TRANSFER = {**TRANSFER, 4: "gamma22", 5: "gamma28", 9: "log", 10: "log_sqrt"}
 _FFMPEG_CHROMA = ("left", "center", "topleft", "top", "bottomleft", "bottom")

@@ -5,7 +5,7 @@ The names are those of x265 and x264; where FFmpeg's differ, they stand beside. 
 
 from __future__ import annotations
 
-from ..errors import FlashsrError
+from .errors import FlashsrError
 
 MATRIX = {
     1: "bt709",
