@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ from .pages import page
 from .shapes import shapes
 
 SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m2ts", ".ts", ".mpg", ".y4m"}
-HOLD_OUT = 18
-"""Every so manieth clip (by name) is for validation only."""
+HOLD_OUT = 7
+"""Every so manieth source (by name) is for validation only, with all its clips."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,18 @@ def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs:
         return [w.result() for w in tqdm(waiting, desc="degrading", unit="clip")]
 
 
+def source_of(name: str) -> str:
+    """Where a clip comes from: its name without the number at its end."""
+    return re.sub(r"_\d+$", "", name)
+
+
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation clips: of the drawn ones, one of each kind is held out; a single clip serves both."""
+    """Training and validation clips, no source in both: of the drawn ones, one of each kind is held out; a single source serves
+    both."""
     found, drawn = [c for c in clips if not c.drawn], [c for c in clips if c.drawn]
-    held = found[HOLD_OUT // 2 :: HOLD_OUT] or found[-1:]
+    sources = sorted({source_of(c.name) for c in found})
+    kept_back = set(sources[HOLD_OUT // 2 + 1 :: HOLD_OUT] or sources[-1:])
+    held = [c for c in found if source_of(c.name) in kept_back]
     half = len(drawn) // 2
     held += [drawn[half - 1], drawn[-1]] if half else []
     return [c for c in clips if c not in held] or held, held

@@ -28,11 +28,14 @@ KERNELS: dict[str, tuple[str, dict[str, float]]] = {
 }
 """Name: zimg's resampler and its parameters."""
 
-VARIANTS = 6
-"""Versions kept of each clip: 0 is plain bicubic, 1 another clean kernel, the rest are degraded."""
+VARIANTS = 8
+"""Versions kept of each clip: 0 is plain bicubic, 1 another clean kernel, 2 to 5 H.264, MPEG-2 or noise alone, 6 VP9, 7 was
+interlaced once."""
 
-WEIGHTS = (0.3, 0.2, 0.125, 0.125, 0.125, 0.125)
+WEIGHTS = (0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.06, 0.04)
 """How often a variant is drawn: half of the training pairs are clean."""
+
+Codec = Literal["none", "h264", "mpeg2", "vp9"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ class Degradation:
     """Standard deviation of a Gaussian blur before it, in pixels of the source."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise after it, of 255."""
-    codec: Literal["none", "h264", "mpeg2"] = "none"
+    codec: Codec = "none"
     """What it is coded with."""
     quality: int = 0
-    """crf of H.264, quantiser of MPEG-2."""
+    """crf of H.264 and VP9, quantiser of MPEG-2."""
     preset: str = "medium"
     """x264's preset."""
+    interlaced: bool = False
+    """Every other line is of half a frame later, and was made up where that didn't fit."""
 
 
 def draw(variant: int, scale: int, rng: np.random.Generator) -> Degradation:
@@ -62,7 +67,11 @@ def draw(variant: int, scale: int, rng: np.random.Generator) -> Degradation:
         return Degradation(kernel)
     blur = float(rng.uniform(0.1, 0.5)) * scale if rng.random() < 0.7 else 0.0
     noise = float(rng.uniform(0.3, 4.0)) if rng.random() < 0.75 else 0.0
-    codec: Literal["none", "h264", "mpeg2"]
+    codec: Codec
+    if variant == 6:
+        return Degradation(kernel, blur, noise, "vp9", int(rng.integers(24, 52)))
+    if variant == 7:
+        return Degradation(kernel, blur, noise / 2, "mpeg2", int(rng.integers(2, 8)), interlaced=True)
     roll = rng.random()
     if roll < 0.65:
         codec, quality = "h264", int(rng.integers(17, 33))
@@ -98,17 +107,33 @@ def resample(luma: Luma, scale: int, kernel: str, blur: float = 0.0) -> Luma:
     return np.stack([np.array(frame[0]) for frame in node.frames(close=True)])
 
 
-def code(luma: Luma, codec: Literal["h264", "mpeg2"], quality: int, preset: str) -> Luma:
+def deinterlaced(luma: Luma) -> Luma:
+    """What a deinterlacer makes of `luma` whose odd lines were taken half a frame later than the even ones.
+
+    Where an odd line lies between its neighbours (within 6 levels) it stays, combed; elsewhere it is their mean.
+    """
+    later = np.concatenate([luma[1:], luma[-1:]])
+    lines = (luma[:, 1::2].astype(np.int16) + later[:, 1::2] + 1) // 2
+    even = luma[:, ::2].astype(np.int16)
+    below = np.concatenate([even[:, 1:], even[:, -1:]], 1)[:, : lines.shape[1]]
+    above = even[:, : lines.shape[1]]
+    fits = (lines >= np.minimum(above, below) - 6) & (lines <= np.maximum(above, below) + 6)
+    out = luma.copy()
+    out[:, 1::2] = np.where(fits, lines, (above + below + 1) // 2)
+    return out
+
+
+def code(luma: Luma, codec: Literal["h264", "mpeg2", "vp9"], quality: int, preset: str) -> Luma:
     """`luma` after a pass through a real encoder and decoder (grey chroma, even sizes only)."""
     count, height, width = luma.shape
-    options = (
-        {"crf": str(quality), "preset": preset} if codec == "h264" else {"qmin": str(quality), "qmax": str(quality)}
-    )
-    if codec == "mpeg2":
-        options |= {"bf": "2", "g": "15"}
+    name, options = {
+        "h264": ("libx264", {"crf": str(quality), "preset": preset}),
+        "mpeg2": ("mpeg2video", {"qmin": str(quality), "qmax": str(quality), "bf": "2", "g": "15"}),
+        "vp9": ("libvpx-vp9", {"crf": str(quality), "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+    }[codec]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
-        stream: Any = container.add_stream("libx264" if codec == "h264" else "mpeg2video", rate=25, options=options)
+        stream: Any = container.add_stream(name, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         grey = np.full((height // 2, width), 128, np.uint8)
@@ -129,6 +154,8 @@ def degrade(luma: Luma, scale: int, how: Degradation, rng: np.random.Generator) 
     low = resample(luma, scale, how.kernel, how.blur)
     if how.noise > 0:
         low = np.clip(np.rint(low + rng.normal(0, how.noise, low.shape)), 1, 254).astype(np.uint8)
+    if how.interlaced:
+        low = deinterlaced(low)
     if how.codec != "none":
         low = code(low, how.codec, how.quality, how.preset)
     return low

@@ -14,11 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .data import Clip, Sampler, to_unit
+from .degrade import VARIANTS
+from .graph import unfold
 from .motion import SIZE_MULTIPLE, motion
 from .network import Net, NetConfig
+from .perceptual import luma_ssimulacra2
 
-VALIDATION = {"clean": 0, "degraded": 3}
-"""Variants of the held-out clips that are scored."""
+VALIDATION = ("clean", "degraded")
+"""How the held-out clips are scored: bicubic, and the clips' other versions in turn."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class TrainConfig:
     """The first phase's: mean error, or the mean over crops of the logarithm of their squared error."""
     loss: Literal["charbonnier", "psnr"] = "psnr"
     """The second phase's."""
-    flat: float = 0.1
-    """Weight of the mean error of a flat crop, which must stay flat."""
+    sharpness: float = 0.0
+    """Weight of what is missing to 100 in luma's SSIMULACRA2, of 100."""
     validate_every: int = 500
     save_every: int = 200
 
@@ -121,28 +124,38 @@ def psnr(out: Tensor, truth: Tensor, border: int = 8) -> float:
 
 
 def validate(
-    net: Net, clips: list[Clip], device: torch.device, forget: bool = False, frames: int = 8, side: int = 160
+    net: Net, clips: list[Clip], device: torch.device, forget: bool = False, side: int = 160
 ) -> dict[str, float]:
-    """Mean PSNR of the held-out clips, in dB: "clean" and "degraded", and "clean drawn", "degraded drawn" of the drawn ones."""
+    """Means over the held-out clips: Y-PSNR in dB and luma's SSIMULACRA2 (" sharp"), "clean" and "degraded"; PSNR of the drawn
+    ones apart. Of a sequence the last of 6 frames counts for SSIMULACRA2; without memory two frames are seen."""
     s = net.config.scale
-    scores: dict[str, float] = {}
+    scores: dict[str, list[float]] = {}
     with torch.no_grad():
-        for name, variant in VALIDATION.items():
-            values: dict[bool, list[float]] = {False: [], True: []}
-            for clip in clips:
-                high, low = clip.load(variant)
+        for kind in VALIDATION:
+            for number, clip in enumerate(clips):
+                high, low = clip.load(0 if kind == "clean" else 1 + number % (VARIANTS - 1))
                 h, w = (min(side, d - d % 8) for d in low.shape[1:])
                 top, left = (low.shape[1] - h) // 2, (low.shape[2] - w) // 2
-                a = torch.from_numpy(np.array(low[:frames, top : top + h, left : left + w]))[None, :, None]
-                b = torch.from_numpy(np.array(high[:frames, s * top : s * (top + h), s * left : s * (left + w)]))
-                out = run_sequence(net, to_unit(a.to(device)), forget)
-                values[clip.drawn].append(psnr(out[0], to_unit(b[:, None].to(device))))
-            scores |= {name + (" drawn" if k else ""): sum(v) / len(v) for k, v in values.items() if v}
-    return scores
+                frames = slice(0, 6) if not forget else slice(0, None, max(1, len(low) - 1))
+                a = torch.from_numpy(np.array(low[frames, top : top + h, left : left + w]))[None, :, None]
+                b = torch.from_numpy(np.array(high[frames, s * top : s * (top + h), s * left : s * (left + w)]))
+                truth = to_unit(b[:, None].to(device))
+                out = run_sequence(net, to_unit(a.to(device)), forget)[0]
+                scores.setdefault(kind + (" drawn" if clip.drawn else ""), []).append(psnr(out, truth))
+                if not clip.drawn:
+                    sharp = float(luma_ssimulacra2(out[-1:], truth[-1:]))
+                    scores.setdefault(kind + " sharp", []).append(sharp)
+    return {name: sum(v) / len(v) for name, v in scores.items()}
+
+
+def merit(scores: dict[str, float]) -> float:
+    """By which the best of a run's checkpoints is chosen: dB, where 8 points of SSIMULACRA2 count as much as one."""
+    return sum(scores[kind] + scores[f"{kind} sharp"] / 8 for kind in VALIDATION)
 
 
 class Trainer:
-    """A run in a folder: `last.pt`, `single.pt` (as the first phase ended), `log.jsonl`, `curve.png`."""
+    """A run in a folder: `last.pt`, `single.pt` (as the first phase ended), `best.pt` (of the phase, by `merit`),
+    `log.jsonl`, `curve.png`."""
 
     def __init__(self, net: NetConfig, train: TrainConfig, out: Path, device: str) -> None:
         torch.manual_seed(train.seed)
@@ -150,6 +163,8 @@ class Trainer:
         self.net = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.average = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.average.load_state_dict(self.net.state_dict())
+        # Where a CPU has no instructions for it, bf16 is several times slower than fp32.
+        self.bf16 = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.single_rate, betas=(0.9, 0.99))
         self.step = 0
         self.log: list[dict[str, float]] = []
@@ -186,8 +201,12 @@ class Trainer:
         self.step, self.log = state["step"], state["log"]
 
     def start_from(self, path: Path) -> None:
-        """Take over the averaged weights of another run where the shapes agree (x4 from x2: all but the head)."""
-        theirs = cast(dict[str, Tensor], torch.load(path, map_location=self.device, weights_only=True)["average"])
+        """Take over the weights of a graph (.onnx), or the averaged ones of another run, where the shapes agree (x4 from x2:
+        all but the head)."""
+        if path.suffix == ".onnx":
+            theirs = cast(dict[str, Tensor], unfold(path).state_dict())
+        else:
+            theirs = cast(dict[str, Tensor], torch.load(path, map_location=self.device, weights_only=True)["average"])
         mine = self.net.state_dict()
         mine |= {k: v for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
         self.net.load_state_dict(mine)
@@ -198,6 +217,8 @@ class Trainer:
         total = self.config.single + self.config.steps
         stop = total if stop is None else stop
         bar = tqdm(total=total, initial=self.step, desc=f"x{self.net.config.scale}", unit="step")
+        if self.step == 0:
+            bar.write(json.dumps(self._score(held, self.config.single > 0)))
         while self.step < stop:
             first = self.step < self.config.single
             loss = self._train_step(*(single if first else sequences)(self.step), first)
@@ -205,28 +226,36 @@ class Trainer:
             self.step += 1
             bar.update()
             if self.step % self.config.validate_every == 0 or self.step in (self.config.single, total):
-                scores = validate(self.average, held, self.device, first)
-                self.log.append({"step": self.step, **scores})
-                with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(self.log[-1]) + "\n")
-                bar.write(json.dumps(self.log[-1]))
-                plot(self.log, self.out / "curve.png")
+                bar.write(json.dumps(self._score(held, first)))
             if self.step % self.config.save_every == 0 or self.step == stop:
                 self.save()
             if self.step == self.config.single:
                 self.save(self.out / "single.pt")
         bar.close()
 
+    def _score(self, held: list[Clip], first: bool) -> dict[str, float]:
+        """Validate, log, keep the best."""
+        row = {"step": self.step, **validate(self.average, held, self.device, first)}
+        self.log.append(row)
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        plot(self.log, self.out / "curve.png")
+        phase = [merit(r) for r in self.log if (r["step"] <= self.config.single) == (self.step <= self.config.single)]
+        if merit(row) >= max(phase):
+            self.save(self.out / "best.pt")
+        return row
+
     def _train_step(self, low: Tensor, high: Tensor, single: bool) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, self.step)
         a, b = to_unit(low.to(self.device)), to_unit(high.to(self.device))
-        # The last of the batch is flat. Its level is of no importance: the network is given differences only.
-        a = torch.cat([a, torch.zeros_like(a[:1])])
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             out = run_sequence(self.net, a, single, 0 if single else self.config.margin)
         kind = self.config.single_loss if single else self.config.loss
-        loss = penalty(out[:-1], b, kind) + self.config.flat * out[-1].abs().mean()
+        loss = penalty(out, b, kind)
+        if self.config.sharpness:
+            missing = 1 - luma_ssimulacra2(out.float().flatten(0, 1), b.flatten(0, 1)) / 100
+            loss = loss + self.config.sharpness * missing.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)

@@ -1,0 +1,50 @@
+"""A shipped graph back as the network it was exported from, so that training can go on from what people use."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import cast
+
+import onnx
+import onnx.numpy_helper
+import torch
+from torch import Tensor
+
+from .network import GAIN, FoldedConv, Net, NetConfig, ScaledConv, Stem
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """The learned tensors of a graph that `export_graph` wrote, by the names of the folded network."""
+    graph = onnx.load(path).graph
+    return {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
+
+
+def config_of(weights: dict[str, Tensor]) -> NetConfig:
+    """The network's shape, from the tensors'."""
+    layers = sum(name.startswith("trunk.") and name.endswith(".weight") for name in weights)
+    return NetConfig(math.isqrt(len(weights["head.bias"])), len(weights["stem.1.bias"]), layers)
+
+
+def unfold(path: Path) -> Net:
+    """The network of a graph as it is trained: its answers are the graph's, its branches are new.
+
+    Of a convolution that was a sum only the sum is known: the wide branch begins at random, the direct one with what is
+    missing.
+    """
+    weights = weights_of(path)
+    net = Net(config_of(weights))
+    stem = cast(Stem, net.stem)
+    with torch.no_grad():
+        stem.luma.copy_(weights["stem.1.weight"][:, :1] / GAIN)
+        stem.past.copy_(weights["stem.1.weight"][:, 1:] / GAIN)
+        stem.bias.copy_(weights["stem.1.bias"])
+        for name in ("head", "gate"):
+            conv = cast(ScaledConv, getattr(net, name))
+            conv.weight.copy_(weights[f"{name}.weight"] / conv.gain)
+            cast(Tensor, conv.bias).copy_(weights[f"{name}.bias"] / conv.gain)
+        for n, module in enumerate(net.trunk):
+            conv = cast(FoldedConv, module)
+            conv.direct += weights[f"trunk.{n}.weight"] - conv.weight()
+            conv.bias.copy_(weights[f"trunk.{n}.bias"])
+    return net
