@@ -14,8 +14,10 @@ av = pytest.importorskip("av")
 onnxruntime = pytest.importorskip("onnxruntime")
 from trt_build.builtin import command, data, degrade, motion, network, pages, shapes  # noqa: E402
 from trt_build.builtin.export import check_graph, export_graph, load  # noqa: E402
+from trt_build.builtin.graph import unfold  # noqa: E402
 from trt_build.builtin.network import Net, NetConfig  # noqa: E402
-from trt_build.builtin.train import TrainConfig, Trainer, run_sequence  # noqa: E402
+from trt_build.builtin.perceptual import luma_ssimulacra2  # noqa: E402
+from trt_build.builtin.train import TrainConfig, run_sequence  # noqa: E402
 
 from ..support.rtx import TARGETS, compile_onnx  # noqa: E402
 
@@ -122,12 +124,13 @@ def test_memory_takes_part_where_the_picture_stays_and_none_where_it_changes(sca
     texture = torch.nn.functional.interpolate(torch.rand(1, 1, 8, 12), scale_factor=4.0, mode="bicubic") * 0.3 + 0.35
     with torch.no_grad():
         cold, luma, picture = net(texture, *net.first_state(texture))
-        # What is remembered is brighter by 0.02 than what the frame gives: the result lies between the two.
+        # What is remembered is brighter by 0.004 than what the frame gives: the result lies between the two.
         here = torch.zeros(1, 2, 32, 48)
-        kept, _, following = net(texture, luma + 0.01, picture + 0.02, here)
+        kept, _, following = net(texture, luma + 0.01, picture + 0.004, here)
         changed, *_ = net(texture, luma + 0.01, picture + 0.5, here)
-    share = ((kept - cold) / 0.02)[..., 8:-8, 8:-8]
-    assert share.min() > 0.05
+    share = ((kept - cold) / 0.004)[..., 8:-8, 8:-8]
+    # Not everywhere: what would leave the range of the frame's neighbours is cut off.
+    assert share.mean() > 0.05
     assert share.max() < network.KEEP
     assert torch.allclose(changed, cold, atol=1e-6)
     half = torch.nn.functional.avg_pool2d(kept, scale // 2) if scale > 2 else kept
@@ -161,15 +164,17 @@ def test_what_stands_still_stays_and_what_moves_does_not(scale: int) -> None:
     with torch.no_grad():
         state: Any = net.first_state(page)
         results = []
-        for frame in (page, page, page, changed, changed):
+        for frame in (page, page, page, *[changed] * 9):
             out, *state = net(frame, *state)
             results.append(out)
-    _, second, third, after, last = results
+        alone, *_ = net(changed, *net.first_state(changed))
+    _, second, third, after, *_, last = results
     assert torch.allclose(second, third, atol=1e-4)
-    assert torch.allclose(after, last, atol=1e-4) or scale == 4
+    # Where it changed, and soon everywhere, it is what it would be if nothing had been before.
+    assert (last - alone).abs().max() * 219 < 1
     if scale == 2:
-        # Up to the last pixel whose 5x5 neighbours stand still.
-        assert torch.allclose(third[..., : 2 * 30], after[..., : 2 * 30], atol=1e-4)
+        # As far as nothing that changed is seen.
+        assert torch.allclose(third[..., : 2 * 24], after[..., : 2 * 24], atol=1e-4)
     assert (third - after)[..., scale * 36 :].abs().max() > 0.1
 
 
@@ -208,22 +213,64 @@ def test_flat_area_gives_the_same_at_every_level_and_up_to_the_border(run: Path)
     assert torch.allclose(dark, light, atol=1e-5)
 
 
-def test_flat_areas_are_trained_to_stay_flat(tmp_path: Path) -> None:
-    """Where the pictures would have everything lighter, the penalty keeps a flat area as it is."""
+def test_picture_stays_within_its_neighbours_range() -> None:
+    """Whatever the head says: no more than MARGIN of the range of 3x3 pixels beyond it; so flat is flat."""
+    net = Net(NetConfig(2, channels=8, layers=1))
+    torch.nn.init.normal_(cast("Any", net.head).bias, std=100)
+    frame = torch.full((1, 1, 16, 24), 0.3)
+    frame[..., 12:] = 0.9
+    with torch.no_grad():
+        out = net.single(frame)
+    assert torch.equal(out[..., :20], torch.full((1, 1, 32, 20), 0.3))
+    assert out.max() <= 0.9 + network.MARGIN * 0.6 + 1e-6
+    assert out.min() >= 0.3 - network.MARGIN * 0.6 - 1e-6
 
-    def tint(flat: float) -> float:
-        torch.manual_seed(0)
-        config = TrainConfig(single=60, steps=0, single_rate=1e-2, flat=flat)
-        trainer = Trainer(NetConfig(2, channels=8, layers=1), config, tmp_path, "cpu")
-        low = torch.randint(16, 200, (2, 1, 1, 16, 16), dtype=torch.uint8)
-        high = low.repeat_interleave(2, 3).repeat_interleave(2, 4) + 30
-        for _ in range(60):
-            trainer._train_step(low, high, True)
-            trainer.step += 1
-        with torch.no_grad():
-            return float(trainer.net.single(torch.zeros(1, 1, 16, 16)).abs().mean())
 
-    assert tint(1.0) < 0.3 * tint(0.0)
+def test_graph_becomes_the_network_again(run: Path, tmp_path: Path) -> None:
+    net, _ = load(run)
+    export_graph(net, tmp_path / "x.onnx")
+    assert check_graph(unfold(tmp_path / "x.onnx").fold(), tmp_path / "x.onnx") < 1e-5
+
+
+def test_luma_ssimulacra2_is_the_metric_of_a_grey_picture() -> None:
+    """Against vszip's, which reads black beyond the edges where this one mirrors."""
+    vs = pytest.importorskip("vapoursynth")
+    if not hasattr(vs.core, "vszip"):
+        pytest.skip("needs vapoursynth-vszip")
+    rng = np.random.default_rng(0)
+    sheet = np.kron(rng.integers(40, 200, (18, 24)), np.ones((8, 8)))
+    truth = torch.from_numpy(sheet.astype(np.float32) / 255)[None, None]
+    blurred = torch.nn.functional.avg_pool2d(truth, 5, 1, 2, count_include_pad=False)
+
+    def grey(x: Any) -> Any:
+        blank = vs.core.std.BlankClip(width=192, height=144, format=vs.GRAYS, length=1)
+
+        def put(n: int, f: Any) -> Any:
+            out = f.copy()
+            np.copyto(np.asarray(out[0]), x[0, 0].numpy())
+            return out
+
+        plane = blank.std.ModifyFrame(blank, put)
+        return vs.core.std.ShufflePlanes([plane] * 3, [0, 0, 0], vs.RGB)
+
+    with vs.core.vszip.SSIMULACRA2(grey(truth), grey(blurred)).get_frame(0) as f:
+        assert float(luma_ssimulacra2(blurred, truth)) == pytest.approx(f.props["SSIMULACRA2"], abs=1.5)
+    assert float(luma_ssimulacra2(truth, truth)) > 95
+
+
+def test_no_source_is_both_trained_on_and_validated_by() -> None:
+    clips = [data.Clip(f"{source}_{n}", Path(), (), False) for source in "abcdefghij" for n in range(3)]
+    training, held = data.split(clips)
+    assert {data.source_of(c.name) for c in held} == {"e"}
+    assert not {data.source_of(c.name) for c in training} & {"e"}
+
+
+def test_what_a_deinterlacer_leaves_is_the_picture_where_nothing_moves() -> None:
+    rng = np.random.default_rng(0)
+    still = np.repeat(rng.integers(16, 235, (1, 24, 32)).astype(np.uint8), 3, 0)
+    smooth = np.repeat(np.arange(24, dtype=np.uint8)[None, :, None] * 4 + 40, 32, 2)
+    assert np.array_equal(degrade.deinterlaced(np.repeat(smooth, 3, 0))[:, :-1], np.repeat(smooth, 3, 0)[:, :-1])
+    assert np.array_equal(degrade.deinterlaced(still)[:, ::2], still[:, ::2])
 
 
 def test_drawn_clips_are_pictures_in_range() -> None:

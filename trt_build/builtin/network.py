@@ -20,12 +20,31 @@ GAIN = 8.0
 DOUBT = 12.0
 """What is remembered counts less the more it differs from the frame: not at all from a mean of 1/12 of the range on."""
 
-STILL = 219.0 * 25
-"""Where not one of 5x5 pixels has changed by a step of 8 bit, the result before stays: a still page had gone on changing for ten
-frames (single pixels by up to 28/255)."""
+UNLIKE = 3.0
+ALIKE = 0.4
+"""What differs from the frame by more than ALIKE times as much as the frame itself varies (mean deviations over 5x5 pixels)
+is trusted the less, by UNLIKE times the rest: a shot of low contrast would pass by DOUBT alone."""
+
+STEP = 1 / 219
+"""A step of 8 bit."""
+
+NOVEL = 4.0
+"""The trunk sees the memory whole where the picture moved by a quarter of a pixel, not at all where it moved by whole pixels or
+stood: there it has seen the same samples, and a trunk that sharpens by what it sharpened before takes far longer to settle than
+the 8 frames of preroll (text under noise of 0.7/255: 4.9/255 between a run begun there and a long one, with this 0.1)."""
+
+STILL = 25 / STEP
+"""Where not one of 5x5 pixels has changed by a step of 8 bit, the picture stands."""
 
 KEEP = 0.8
 """Most of the memory's part in a result. Moving it amplifies by 1.125 at most, so that what was remembered wrongly fades."""
+
+HOLD = 0.6
+"""The same where the picture stands: after the 8 frames of preroll 0.017 of any difference is left."""
+
+MARGIN = 0.2
+"""How far a result may leave the range of the frame's 3x3 pixels around, as a part of that range. Lanczos leaves it by 0.10 at
+the edge of a step."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,23 @@ def doubling_kernel() -> Tensor:
 def _around(x: Tensor) -> Tensor:
     """Mean over 5x5 pixels."""
     return F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
+
+
+def bounds(frame: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the most that a result of `frame` (n, 1, h, w) may be at each pixel, and all that is made of it."""
+    low, high = -F.max_pool2d(-frame, 3, 1, 1), F.max_pool2d(frame, 3, 1, 1)
+    margin = MARGIN * (high - low)
+    return low - margin, high + margin
+
+
+def _novelty(flow: Tensor) -> Tensor:
+    """From 0 to 1 (n, 1, h, w): how far `flow` is from whole pixels."""
+    part = flow - flow.floor()
+    return (NOVEL * torch.minimum(part, 1 - part).sum(1, keepdim=True)).clamp(max=1)
+
+
+def _between(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(x, low), high)
 
 
 class Stem(nn.Module):
@@ -204,30 +240,37 @@ class Net(nn.Module):
             if flow is None:
                 with torch.no_grad():
                     flow = motion(frame, luma)
+            low, high = bounds(frame)
             still = F.relu(1 - STILL * _around((frame - luma).abs()))
-            past = recall(picture, (1 - still) * flow, self.difference)
+            flow = (1 - still) * flow
+            past = recall(picture, flow, self.difference)
             edged = F.pad(frame, (3, 3, 3, 3), mode="replicate")
             twice = F.conv2d(edged, self.twice)
             base = twice if self.config.scale == 2 else F.conv2d(edged, self.base)
-            news = past - twice
-            trust = F.relu(1 - DOUBT * _around(news.mean(1, keepdim=True).abs()))
-            stem = self.stem(torch.cat([frame, trust * news], 1))
+            trust = self._trust(frame, luma, past - twice)
+            past = _between(past, low, high)
+            stem = self.stem(torch.cat([frame, _novelty(flow) * trust * (past - twice)], 1))
         features = self._features(stem)
         residual, gate = self.head(features).float(), self.gate(features).float()
         with torch.autocast(frame.device.type, enabled=False):
-            own = base + residual
-            pull = KEEP * trust * torch.sigmoid(gate)
+            own = _between(base + residual, low, high)
+            pull = (KEEP + still * (HOLD - KEEP)) * trust * torch.sigmoid(gate)
             if self.config.scale == 2:
-                own = own + pull * (past - own)
-                kept = own + still * (past - own)
-                picture = F.pixel_shuffle(kept, 2)
+                picture = F.pixel_shuffle(own + pull * (past - own), 2)
                 return picture, frame, picture
             own = own + F.conv2d(pull * (past - F.conv2d(own, self.halving)), self.doubling, padding=1)
-            small = F.conv2d(own, self.halving)
-            rest = still * (past - small)
-            # Each pixel twice along both axes: then the means of the result are exactly what they should be.
-            own = own + F.conv2d(rest, 4 * self.halving.transpose(0, 1))
-            return F.pixel_shuffle(own, 4), frame, F.pixel_shuffle(small + rest, 2)
+            own = _between(own, low, high)
+            return F.pixel_shuffle(own, 4), frame, F.pixel_shuffle(F.conv2d(own, self.halving), 2)
+
+    def _trust(self, frame: Tensor, luma: Tensor, news: Tensor) -> Tensor:
+        """Between 0 and 1 (n, 1, h, w): none where there is no memory (black was before), or where it is of another picture.
+
+        `news` (n, 4, h, w) is what it says otherwise."""
+        unlike = _around(news.mean(1, keepdim=True).abs())
+        contrast = _around((frame - _around(frame)).abs())
+        doubt = DOUBT * unlike + UNLIKE * F.relu(unlike / (contrast + STEP) - ALIKE)
+        known = (4 / STEP * luma.abs()).clamp(max=1)
+        return known * F.relu(1 - doubt)
 
     def single(self, frame: Tensor) -> Tensor:
         """`frame` (n, 1, h, w) upscaled without any memory, by the weights that need none: for the first phase of training."""
@@ -236,7 +279,7 @@ class Net(nn.Module):
         residual = self.head(self._features(stem)).float()
         with torch.autocast(frame.device.type, enabled=False):
             base = F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
-            return F.pixel_shuffle(base + residual, self.config.scale)
+            return F.pixel_shuffle(_between(base + residual, *bounds(frame)), self.config.scale)
 
     def _features(self, stem: Tensor) -> Tensor:
         x = first = F.leaky_relu(stem, 0.1)
