@@ -23,7 +23,7 @@ from trt_build.bundle_folder import silent
 from trt_build.cli import main
 from trt_build.flashvsr import export as export_module
 from trt_build.flashvsr.checkpoint import load_checkpoint
-from trt_build.flashvsr.export import pieces_of, write_piece
+from trt_build.pieces import pieces_of, write_piece
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, dit_layout

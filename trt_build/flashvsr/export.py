@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vsflashsr.bundle import write_manifest
 from vsflashsr.files import sha256_of
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
-from vsflashsr.models.flashvsr.network.dit import Constants, build_constants
+from vsflashsr.models.flashvsr.network.dit import build_constants
 from vsflashsr.models.flashvsr.network.pieces import (
     FirstPiece,
     LastPiece,
     MiddlePiece,
-    Weights,
     WindowAttention,
-    first_weights,
-    last_weights,
-    middle_weights,
-    patch_values,
-    precision_of,
-    to_precision,
 )
 from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.flashvsr.network.projector import build_projector
 from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
 from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder
 from vsflashsr.models.flashvsr.options import Options
-from vsflashsr.models.flashvsr.section import Graph, Section
-from vsflashsr.runtimes.graph import TensorEntry
+from vsflashsr.models.flashvsr.section import Section
 from vsflashsr.version import __version__
 
-from ..bundle_folder import Progress, all_or_nothing, converted, silent
-from ..graphs import bound, weights_as_inputs, write_graph, write_weights
+from ..bundle_folder import Progress, all_or_nothing, silent
+from ..graphs import weights_as_inputs, write_graph
+from ..pieces import pieces_of, write_piece
 from .checkpoint import Checkpoint
 from .export_parts import write_projector, write_tcdecoder, write_vae
 
@@ -48,17 +39,6 @@ MAX_SEGMENT = 480
 PREROLL = 40
 """Fills the cache (21 + 8 + 8 frames) and, like MAX_SEGMENT, is a multiple of 8: a frame has the same noise and lies in the same
 window whether it is reached by the segment's own run or by the next one's preroll."""
-_TOKENS = 24
-"""Tokens of the example the graphs are traced with: any number does that is no other size in them."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One of the three per-token graphs and the weights it is bound to."""
-
-    name: str
-    module: FirstPiece | MiddlePiece | LastPiece
-    layers: Sequence[Callable[[], Weights]]
 
 
 def export_bundle(
@@ -165,53 +145,3 @@ def _write_attention(folder: Path, head_dim: int) -> None:
     examples = {name: torch.zeros(rows, head_dim) for name, rows in (("q", 128), ("k", 256), ("v", 256))}
     dynamic = {"q": {}, "k": {0: "keys"}, "v": {0: "keys"}, "out": {}}
     write_graph(weights_as_inputs(WindowAttention(), examples, ["out"], dynamic), folder / "attention.onnx")
-
-
-def pieces_of(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> list[Piece]:
-    """The three pieces of a DiT; weights are folded when a layer's turn comes."""
-
-    def middle(layer: int) -> Callable[[], Weights]:
-        return lambda: middle_weights(config, tensors, layer, constants)
-
-    with torch.device("meta"):
-        return [
-            Piece("first", FirstPiece(config), [lambda: first_weights(config, tensors, constants)]),
-            Piece("middle", MiddlePiece(config), [middle(layer) for layer in range(config.layers - 1)]),
-            Piece("last", LastPiece(config), [lambda: last_weights(config, tensors, constants)]),
-        ]
-
-
-def piece_graph(
-    module: FirstPiece | MiddlePiece | LastPiece, config: FlashVSRConfig, dtype: torch.dtype
-) -> onnx.ModelProto:
-    """The ONNX graph of a piece with its weights as inputs and a free number of tokens."""
-    examples = {
-        "patches": torch.zeros(_TOKENS, patch_values(config)),
-        "lq": torch.zeros(_TOKENS, config.dim, dtype=dtype),
-        "x": torch.zeros(_TOKENS, config.dim),
-        "attended": torch.zeros(_TOKENS, config.dim, dtype=dtype),
-    }
-    used = {name: examples[name] for name in module.inputs}
-    dynamic = {name: {0: "tokens"} for name in (*used, *module.outputs)}
-    return weights_as_inputs(to_precision(module, dtype), used, module.outputs, dynamic)
-
-
-def write_piece(piece: Piece, folder: Path, config: FlashVSRConfig, dtype: torch.dtype, progress: Progress) -> Graph:
-    """Writes a piece's graphs and weights: the graph once with weights as inputs, and once bound to each layer's file."""
-    model = piece_graph(piece.module, config, dtype)
-    shared = f"{piece.name}.onnx"
-    write_graph(model, folder / shared)
-    order = [name for name, _ in piece.module.named_parameters()]
-    constant: list[str] = []
-    files: list[str] = []
-    table: list[TensorEntry] = []
-    for layer, weights_of in enumerate(piece.layers):
-        stem = piece.name if len(piece.layers) == 1 else f"{piece.name}.{layer:02}"
-        weights = weights_of()
-        ordered = ((name, converted(name, weights[name], precision_of(name, dtype))) for name in order)
-        table = write_weights(ordered, folder / f"{stem}.weights")
-        files.append(f"{stem}.weights")
-        constant.append(f"{stem}.constant.onnx")
-        write_graph(bound(model, table, files[-1]), folder / constant[-1])
-        progress(stem, table[-1].offset_bytes + table[-1].length_bytes)
-    return Graph(shared, tuple(constant), tuple(files), tuple(table))

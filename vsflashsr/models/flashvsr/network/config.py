@@ -20,8 +20,8 @@ VAE_MULTIPLIERS = (1, 2, 4, 4)
 
 
 @dataclass(frozen=True)
-class FlashVSRConfig:
-    """Sizes of one FlashVSR model; the defaults are the published ones. A part that wasn't loaded keeps None."""
+class DiTConfig:
+    """Sizes of a diffusion transformer of Wan's kind; the defaults are those of FlashVSR's."""
 
     dim: int = 1536
     """Width of the DiT."""
@@ -43,17 +43,23 @@ class FlashVSRConfig:
     """Channels of a latent, in and out."""
     patch: tuple[int, int, int] = (1, 2, 2)
     """Latent frames, rows and columns of one token."""
+    eps: float = 1e-6
+    """Epsilon of the DiT's LayerNorm and RMSNorm."""
+
+
+@dataclass(frozen=True)
+class FlashVSRConfig(DiTConfig):
+    """Sizes of one FlashVSR model; the defaults are the published ones. A part that wasn't loaded keeps None."""
+
     lq_hidden: tuple[int, int] = (2048, 3072)
     """Channels after the projector's first and second convolution."""
     tc_channels: tuple[int, int, int, int] | None = (512, 256, 128, 128)
     """Widths of the TCDecoder at H/8, H/4, H/2 and H; None in the variant "full"."""
     vae_dim: int | None = None
     """Base width of the Wan VAE decoder (published: 96); None in the variant "tiny"."""
-    eps: float = 1e-6
-    """Epsilon of the DiT's LayerNorm and RMSNorm."""
 
 
-def dit_layout(config: FlashVSRConfig) -> Layout:
+def dit_layout(config: DiTConfig) -> Layout:
     """The DiT: 15 + 27 tensors per block (825 at the published size)."""
     d, f, c = config.dim, config.ffn, config.latent_channels
     pixels = config.patch[0] * config.patch[1] * config.patch[2]

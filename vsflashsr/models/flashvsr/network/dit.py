@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import FlashVSRConfig
+from .config import DiTConfig
 
 TIMESTEP = 1000.0
 """The only timestep: one step from pure noise."""
@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """The projections of one attention; who attends to what is decided elsewhere."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.q = nn.Linear(config.dim, config.dim)
         self.k = nn.Linear(config.dim, config.dim)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One of the DiT's layers. Rows of `modulation`: shift, scale, gate of self-attention, then of the feed-forward."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.cross_attn = Attention(config)
@@ -66,7 +66,7 @@ class Block(nn.Module):
 class Head(nn.Module):
     """From tokens to 2 x 2 latent pixels. Rows of `modulation`: shift, scale."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         outputs = config.latent_channels * config.patch[0] * config.patch[1] * config.patch[2]
         self.head = nn.Linear(config.dim, outputs)
@@ -76,7 +76,7 @@ class Head(nn.Module):
 class Embeddings(nn.Module):
     """The layers that see only the prompt and the timestep; nothing of them is left in a bundle."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, config.dim), nn.GELU(approximate="tanh"), nn.Linear(config.dim, config.dim)
@@ -90,7 +90,7 @@ class Embeddings(nn.Module):
 class DiT(Embeddings):
     """All layers: 825 tensors at the published size."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__(config)
         self.patch_embedding = nn.Conv3d(
             config.latent_channels, config.dim, kernel_size=config.patch, stride=config.patch
@@ -118,7 +118,7 @@ def timestep_embedding(freq_dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()])[None].float()
 
 
-def build_constants(config: FlashVSRConfig, tensors: Mapping[str, Tensor], prompt: Tensor) -> Constants:
+def build_constants(config: DiTConfig, tensors: Mapping[str, Tensor], prompt: Tensor) -> Constants:
     """Run the embeddings of a checkpoint once. `prompt` is (1, tokens, text_dim)."""
     with torch.device("meta"):
         layers = Embeddings(config)
@@ -131,7 +131,7 @@ def build_constants(config: FlashVSRConfig, tensors: Mapping[str, Tensor], promp
 
 
 def cross_keys_values(
-    config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants
+    config: DiTConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants
 ) -> tuple[Tensor, Tensor]:
     """(prompt tokens, dim) keys, after their RMS norm, and values of one block."""
 

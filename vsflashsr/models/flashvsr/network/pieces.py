@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import FlashVSRConfig
+from .config import DiTConfig
 from .dit import Constants, RMSNorm, cross_keys_values
 
 Weights = dict[str, Tensor]
@@ -23,7 +23,7 @@ Weights = dict[str, Tensor]
 class _Norm(nn.Module):
     """LayerNorm of the residual, all float32; modulation is folded into its weight (1 + scale) and bias (shift)."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.dim, self.eps = config.dim, config.eps
         self.weight = nn.Parameter(torch.empty(config.dim))
@@ -36,7 +36,7 @@ class _Norm(nn.Module):
 class _Before(nn.Module):
     """What comes before a self-attention: norm, q, k and v in one product, RMS norm of q and k over all heads."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.norm1 = _Norm(config)
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
@@ -51,7 +51,7 @@ class _Before(nn.Module):
 class _After(nn.Module):
     """What comes after a self-attention: output projection, cross-attention to the prompt, feed-forward."""
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
         self.o = nn.Linear(config.dim, config.dim)
@@ -83,20 +83,28 @@ class _After(nn.Module):
         return out
 
 
-class FirstPiece(nn.Module):
-    """patches (T, 64) float32 and the projector's tokens (T, dim) → x, q, k, v of layer 0."""
+class PatchPiece(nn.Module):
+    """patches (T, values) float32 → x, q, k, v of layer 0."""
 
-    inputs = ("patches", "lq")
+    inputs: tuple[str, ...] = ("patches",)
     outputs = ("x", "q", "k", "v")
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.patch = nn.Linear(patch_values(config), config.dim)
         self.before = _Before(config)
 
-    def forward(self, patches: Tensor, lq: Tensor) -> tuple[Tensor, ...]:
-        x = self.patch(patches.to(self.patch.weight.dtype)).float() + lq.float()
+    def forward(self, patches: Tensor, lq: Tensor | None = None) -> tuple[Tensor, ...]:
+        x = self.patch(patches.to(self.patch.weight.dtype)).float()
+        if lq is not None:
+            x = x + lq.float()
         return x, *self.before(x)
+
+
+class FirstPiece(PatchPiece):
+    """patches (T, 64) float32 and the projector's tokens (T, dim) → x, q, k, v of layer 0."""
+
+    inputs = ("patches", "lq")
 
 
 class MiddlePiece(nn.Module):
@@ -105,7 +113,7 @@ class MiddlePiece(nn.Module):
     inputs = ("x", "attended")
     outputs = ("x_out", "q", "k", "v")
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.after = _After(config)
         self.before = _Before(config)
@@ -121,7 +129,7 @@ class LastPiece(nn.Module):
     inputs = ("x", "attended", "patches")
     outputs = ("latents",)
 
-    def __init__(self, config: FlashVSRConfig) -> None:
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.after = _After(config)
         self.norm = _Norm(config)
@@ -151,7 +159,7 @@ def to_precision[M: nn.Module](piece: M, dtype: torch.dtype) -> M:
     return piece
 
 
-def patch_values(config: FlashVSRConfig) -> int:
+def patch_values(config: DiTConfig) -> int:
     """Values of a patch, ordered (row, column, channel) with the channel fastest, both in and out."""
     return config.latent_channels * config.patch[0] * config.patch[1] * config.patch[2]
 
@@ -176,7 +184,7 @@ def _before_weights(tensors: Mapping[str, Tensor], layer: int, constants: Consta
     }
 
 
-def _after_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants) -> Weights:
+def _after_weights(config: DiTConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants) -> Weights:
     block = f"blocks.{layer}"
     modulation = tensors[f"{block}.modulation"].float()[0] + constants.t_mod
     keys, values = cross_keys_values(config, tensors, layer, constants)
@@ -198,7 +206,7 @@ def _after_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer:
     }
 
 
-def first_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> Weights:
+def first_weights(config: DiTConfig, tensors: Mapping[str, Tensor], constants: Constants) -> Weights:
     """Weights of `FirstPiece`."""
     patch = tensors["patch_embedding.weight"].float()[:, :, 0]
     return {
@@ -208,12 +216,12 @@ def first_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constan
     }
 
 
-def middle_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants) -> Weights:
+def middle_weights(config: DiTConfig, tensors: Mapping[str, Tensor], layer: int, constants: Constants) -> Weights:
     """Weights of the `MiddlePiece` after the self-attention of `layer`."""
     return _after_weights(config, tensors, layer, constants) | _before_weights(tensors, layer + 1, constants)
 
 
-def last_weights(config: FlashVSRConfig, tensors: Mapping[str, Tensor], constants: Constants) -> Weights:
+def last_weights(config: DiTConfig, tensors: Mapping[str, Tensor], constants: Constants) -> Weights:
     """Weights of `LastPiece`."""
     modulation = tensors["head.modulation"].float()[0] + constants.t
     return {
