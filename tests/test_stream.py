@@ -34,9 +34,9 @@ type History = tuple[int, ...]
 class Recorder:
     """A "model" whose output frame is everything it has read in its run, folded into one number, and which frame it is."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, chunk: int = 1) -> None:
         self.schedule = schedule
-        self.spec = ModelSpec(1, "luma", schedule, preroll=0, max_segment=10)
+        self.spec = ModelSpec(1, "luma", schedule, preroll=0, max_segment=10, chunk=chunk)
         self.steps = 0
         self.fail_at: int | None = None
 
@@ -181,19 +181,20 @@ class Player:
         return float(fetched(kept)[0, 0, 0])
 
 
-def expected(n: int, source: Numbers, schedule: Schedule, preroll: int, max_segment: int) -> float:
+def expected(n: int, source: Numbers, schedule: Schedule, preroll: int, max_segment: int, chunk: int = 1) -> float:
     """Frame n by the words of the design, run for itself from its segment's beginning."""
     begins = {0, *source.cuts}
     grid = n // max_segment * max_segment
     start = max([grid, *(c for c in begins if grid <= c <= n)])
     shot = max(c for c in begins if c <= start)
-    run = start if start in begins else max(start - preroll, shot, 0)
+    first = start if start in begins else max(start - preroll, shot, 0)
+    run = first // chunk * chunk
     end = min([source.num_frames, *(c for c in begins if c > n)])
     model, state, emitted = Recorder(schedule), None, list[Array]()
     while len(emitted) <= n - run:
         step = schedule.step(model.steps)
         numbers = [run + k for k in step.reads]
-        out, state = model.step([source.number(min(k, end - 1)) for k in numbers], numbers, state)
+        out, state = model.step([source.number(max(first, min(k, end - 1))) for k in numbers], numbers, state)
         emitted += out
     return float(emitted[n - run][0, 0, 0])
 
@@ -206,15 +207,22 @@ clips = st.integers(1, 90).flatmap(
 
 
 @settings(max_examples=150, deadline=None)
-@given(clips, st.sampled_from(SCHEDULES), st.integers(0, 9), st.integers(1, 40), st.randoms(use_true_random=False))
+@given(
+    clips,
+    st.sampled_from(SCHEDULES),
+    st.integers(0, 9),
+    st.integers(1, 40),
+    st.sampled_from([1, 1, 4, 7]),
+    st.randoms(use_true_random=False),
+)
 def test_any_order_gives_the_designed_frames(
-    source: Numbers, schedule: Schedule, preroll: int, grid: int, random: Random
+    source: Numbers, schedule: Schedule, preroll: int, grid: int, chunk: int, random: Random
 ) -> None:
-    wanted = [expected(n, source, schedule, preroll, grid) for n in range(source.num_frames)]
+    wanted = [expected(n, source, schedule, preroll, grid, chunk) for n in range(source.num_frames)]
     order = list(range(source.num_frames))
     random.shuffle(order)
     for run in (range(source.num_frames), order, order[::-1] + order, list(reversed(range(source.num_frames)))):
-        player = Player(Recorder(schedule), source, preroll, grid)
+        player = Player(Recorder(schedule, chunk), source, preroll, grid)
         for n in run:
             assert player.frame(n) == wanted[n], n
 
@@ -263,14 +271,27 @@ def test_what_was_fetched_ahead_changes_no_frame(
         assert player.frame(n) == expected(n, source, schedule, preroll, grid), n
 
 
-@given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40))
-def test_a_seek_is_bounded(source: Numbers, n: int, preroll: int, grid: int) -> None:
+@given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40), st.integers(1, 30))
+def test_a_seek_is_bounded(source: Numbers, n: int, preroll: int, grid: int, chunk: int) -> None:
     n %= source.num_frames
-    segment = segment_of(n, lambda k: k in source.cuts, preroll=preroll, max_segment=grid)
+    segment = segment_of(n, lambda k: k in source.cuts, preroll=preroll, max_segment=grid, chunk=chunk)
     assert isinstance(segment, Segment)
-    assert segment.run_start <= segment.start <= n
-    assert n - segment.start < grid and segment.start - segment.run_start <= preroll
-    assert not any(segment.run_start < c <= n and c > segment.start for c in source.cuts)
+    assert segment.run_start <= segment.first <= segment.start <= n
+    assert n - segment.start < grid and segment.start - segment.first <= preroll
+    assert segment.run_start % chunk == 0 and segment.first - segment.run_start < chunk
+    assert not any(segment.first < c <= n and c > segment.start for c in source.cuts)
+
+
+@given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40), st.integers(1, 30))
+def test_chunks_move_where_a_run_begins_and_nothing_else(
+    source: Numbers, n: int, preroll: int, grid: int, chunk: int
+) -> None:
+    n %= source.num_frames
+    plain, moved = (
+        segment_of(n, lambda k: k in source.cuts, preroll=preroll, max_segment=grid, chunk=size) for size in (1, chunk)
+    )
+    assert isinstance(plain, Segment) and isinstance(moved, Segment)
+    assert (plain.start, plain.first) == (moved.start, moved.first) and plain.run_start == plain.first
 
 
 @given(clips, st.integers(0, 200), st.integers(0, 9), st.integers(1, 40), st.frozensets(st.integers(0, 90)))

@@ -27,6 +27,9 @@ class ModelSpec:
     """Frames after which a cold state is as good as warm."""
     max_segment: int
     """Frames between grid lines: the most that a seek replays, less the preroll. 1: every frame for itself."""
+    chunk: int = 1
+    """Runs begin on multiples of so many frames: the model cuts what it reads into pieces of this length, and two runs agree only
+    if they cut alike."""
     in_flight: int = 0
     """Steps worth submitting before the frames of the step before are fetched; 0 where a step ends before it returns."""
 

@@ -14,8 +14,12 @@ class Segment:
     """Frames over which state is carried. It delivers from ``start`` on; its run begins, cold, at ``run_start``."""
 
     start: int
+    first: int
+    """The first frame that its run reads, and what tells one run from all others: ``start`` at a cut; up to ``preroll`` frames
+    earlier on the grid: those frames are run and thrown away."""
     run_start: int
-    """``start`` at a cut; up to ``preroll`` frames earlier on the grid: those frames are run and thrown away."""
+    """The multiple of the model's chunk at or before ``first``; what the run reads before that is copies of it, thrown away too.
+    So all runs of a shot cut it into the same chunks, and a grid line shows none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,10 @@ class Undecided:
     """No cut before this frame plays a part."""
 
 
-def segment_of(n: int, is_cut: CutTest, *, preroll: int, max_segment: int) -> Segment | Undecided:
-    """The segment that delivers frame ``n``.
+def segment_of(
+    n: int, is_cut: CutTest, *, preroll: int, max_segment: int, chunk: int = 1
+) -> Segment | Undecided:
+    """The segment that delivers frame ``n``; runs begin on multiples of ``chunk``.
 
     A function of n and of the cuts in [grid line at or before n, minus ``preroll``; n] alone, so it is the same however
     the frame was reached, and asks for at most ``max_segment + preroll`` cuts.
@@ -40,14 +46,14 @@ def segment_of(n: int, is_cut: CutTest, *, preroll: int, max_segment: int) -> Se
         if begins is None:
             return Undecided(start, max(1, grid - preroll + 1))
         if begins:
-            return Segment(start, start)
+            return Segment(start, start, start - start % chunk)
         start -= 1
-    run_start = start
-    while run_start > 0 and start - run_start < preroll:
-        begins = is_cut(run_start)
+    first = start
+    while first > 0 and start - first < preroll:
+        begins = is_cut(first)
         if begins is None:
-            return Undecided(run_start, max(1, start - preroll + 1))
+            return Undecided(first, max(1, start - preroll + 1))
         if begins:
             break
-        run_start -= 1
-    return Segment(start, run_start)
+        first -= 1
+    return Segment(start, first, first - first % chunk)

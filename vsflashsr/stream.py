@@ -18,7 +18,7 @@ from .errors import FlashsrError
 from .geometry import Array
 from .model import Frame, ModelSpec
 from .schedule import Step
-from .segments import Segment, Undecided, segment_of
+from .segments import CutTest, Segment, Undecided, segment_of
 
 KEPT_BYTES = 256 << 20
 """Finished frames kept for back-steps and neighbours: 30 frames of 1920x1080 luma."""
@@ -69,11 +69,21 @@ class Missing:
 class Cursor[State]:
     """A run in progress: where it began, the next step to make and the state to make it with."""
 
-    run_start: int
+    segment: Segment
     next_step: int = 0
     state: State | None = None
     last: int | None = None
     """The shot's last frame, once a step has come near enough to see it; reads beyond repeat it."""
+
+    @property
+    def run(self) -> int:
+        """Which run it is of."""
+        return self.segment.first
+
+    @property
+    def run_start(self) -> int:
+        """Where offsets count from."""
+        return self.segment.run_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +99,7 @@ class Job[State]:
     @property
     def reads(self) -> range:
         """The source's frames up to which this and the steps before it have read."""
-        start = self.cursor.run_start
-        return range(start, start + self.step.reads.stop)
+        return range(self.cursor.run, self.cursor.run_start + self.step.reads.stop)
 
 
 class CausalStream[State]:
@@ -120,7 +129,7 @@ class CausalStream[State]:
         if isinstance(segment, Undecided):
             return self._missing_for_cuts(segment)
         target = self._spec.schedule.index_of(n - segment.run_start)
-        cursor = self._furthest(segment.run_start, target) or Cursor(segment.run_start)
+        cursor = self._furthest(segment.first, target) or Cursor(segment)
         step = self._spec.schedule.step(cursor.next_step)
         numbers = [cursor.run_start + offset for offset in step.reads]
         shown, unseen = self._shown(cursor, numbers)
@@ -131,8 +140,8 @@ class CausalStream[State]:
             # It takes the place of the one used longest ago, so that there are never more states than may be kept.
             self._drop_cursors(self._affordable() - 1)
         else:
-            del self._cursors[cursor.run_start, cursor.next_step]
-        self._working = cursor.run_start, cursor.next_step
+            del self._cursors[cursor.run, cursor.next_step]
+        self._working = cursor.run, cursor.next_step
         return Job(n, step, [frame for frame in frames if frame is not None], numbers, cursor)
 
     def put(
@@ -159,7 +168,7 @@ class CausalStream[State]:
         cursor.state = state
         cursor.next_step += 1
         self._state_bytes = state_bytes
-        self._cursors[cursor.run_start, cursor.next_step] = cursor
+        self._cursors[cursor.run, cursor.next_step] = cursor
         self._drop_cursors(self._affordable())
         for offset, frame in zip(step.emits, emitted, strict=True):
             n = cursor.run_start + offset
@@ -183,18 +192,16 @@ class CausalStream[State]:
         if n in self._kept:
             return []
         schedule, end = self._spec.schedule, self._source.num_frames
-        segment = segment_of(
-            n, lambda k: bool(self._source.is_cut(k)), preroll=self._preroll, max_segment=self._max_segment
-        )
+        segment = self._segment_of(n, lambda k: bool(self._source.is_cut(k)))
         assert isinstance(segment, Segment)
-        run, target = segment.run_start, schedule.index_of(n - segment.run_start)
+        run, target = segment.first, schedule.index_of(n - segment.run_start)
         cursor = self._furthest(run, target)
         reached = 0 if cursor is None else cursor.next_step
         if self._working is not None and self._working[0] == run and reached <= self._working[1] <= target:
             reached = self._working[1] + 1
         if reached > target or schedule.step(target).emits.start - schedule.step(reached).emits.start > NEAR_FRAMES:
             return []
-        reads = [run + offset for offset in schedule.step(target).reads]
+        reads = [max(segment.run_start + offset, run) for offset in schedule.step(target).reads]
         last = end - 1 if cursor is None or cursor.last is None else cursor.last
         wanted = {min(k, last) for k in reads if self._source.frame(min(k, last)) is None}
         for k in {n, *reads}:
@@ -203,7 +210,10 @@ class CausalStream[State]:
         return sorted(wanted)
 
     def _segment(self, n: int) -> Segment | Undecided:
-        return segment_of(n, self._source.is_cut, preroll=self._preroll, max_segment=self._max_segment)
+        return self._segment_of(n, self._source.is_cut)
+
+    def _segment_of(self, n: int, is_cut: CutTest) -> Segment | Undecided:
+        return segment_of(n, is_cut, preroll=self._preroll, max_segment=self._max_segment, chunk=self._spec.chunk)
 
     def _missing_for_cuts(self, undecided: Undecided) -> Missing:
         """What tells whether there is a cut at that frame or, going back, at one of those before it."""
@@ -228,7 +238,7 @@ class CausalStream[State]:
         return Missing(tuple(sorted(frames)), frozenset(keep))
 
     def _shown(self, cursor: Cursor[State], numbers: Sequence[int]) -> tuple[list[int], set[int]]:
-        """The frame to read for each position: itself, or the shot's last where the shot has ended.
+        """The frame to read for each position: itself, or the shot's first or last where it lies outside.
 
         Where that isn't known yet the list ends; the set then has the frames that are to be seen, or likely to be read.
         """
@@ -238,7 +248,7 @@ class CausalStream[State]:
             if cursor.last is None:
                 if k >= end:
                     cursor.last = end - 1
-                elif k > cursor.run_start:
+                elif k > cursor.run:
                     begins = self._source.is_cut(k)
                     if begins is None:
                         rest = [j for j in numbers if k <= j < end]
@@ -247,13 +257,13 @@ class CausalStream[State]:
                         return shown, unseen | {j for j in rest if self._source.frame(j) is None}
                     if begins:
                         cursor.last = k - 1
-            shown.append(k if cursor.last is None else min(k, cursor.last))
+            shown.append(max(cursor.run, k if cursor.last is None else min(k, cursor.last)))
         return shown, set()
 
-    def _furthest(self, run_start: int, target: int) -> Cursor[State] | None:
+    def _furthest(self, run: int, target: int) -> Cursor[State] | None:
         """The furthest state of this run that hasn't gone past ``target``."""
-        steps = [step for run, step in self._cursors if run == run_start and step <= target]
-        return self._cursors[run_start, max(steps)] if steps else None
+        steps = [step for of, step in self._cursors if of == run and step <= target]
+        return self._cursors[run, max(steps)] if steps else None
 
     def _affordable(self) -> int:
         return max(1, min(STATES, STATE_BYTES // max(1, self._state_bytes)))
@@ -267,7 +277,7 @@ class CausalStream[State]:
         if n >= self._source.num_frames or (cursor.last is not None and n > cursor.last):
             return False
         owner = self._segment(n)
-        return isinstance(owner, Segment) and owner.run_start == cursor.run_start
+        return isinstance(owner, Segment) and owner.first == cursor.run
 
     def _forget(self, emitted: int, frame_bytes: int, waited: Collection[int]) -> None:
         """Drop the frames used longest ago; never the last two steps, those in flight, nor any that somebody waits for."""
