@@ -13,7 +13,7 @@ from vsflashsr.runtimes.engines.build import builds_left_behind
 
 from .engine_commands import add_commands
 
-MODELS = ("flashvsr", "realviformer")
+MODELS = ("flashvsr", "realviformer", "swiftvr")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "export",
         help="turn a checkpoint into a bundle for flashsr(model=...)",
         description="Turns a published checkpoint into a bundle. FlashVSR's takes 4 GB of memory, and 6.5 GB of disk in fp32 or "
-        "3.3 GB in 16 bit; RealViformer's 1 GB, and 24 or 12 MB.",
+        "3.3 GB in 16 bit; SwiftVR's up to 9 GB in 16 bit; RealViformer's 1 GB of memory, and 24 or 12 MB.",
     )
     parser.add_argument(
         "--model", choices=MODELS, default="flashvsr", help="what the checkpoint is of (default: %(default)s)"
@@ -58,6 +58,14 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make; it must not exist")
     parser.add_argument("--name", help="name of the bundle (default: that of the folder)")
+    parser.add_argument("--head-dim", type=int, metavar="N", help="channels per head of FlashVSR or SwiftVR (default: 128)")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="default of a bundle of FlashVSR or SwiftVR, such as sparse_ratio=1.5; see model_options in the documentation",
+    )
     flashvsr = parser.add_argument_group("FlashVSR")
     flashvsr.add_argument(
         "--version",
@@ -65,14 +73,6 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="release the files are from, which nothing in them tells: the wrong one makes pictures that ghost",
     )
     flashvsr.add_argument("--variant", choices=("tiny", "full"), help="decoder (default: tiny)")
-    flashvsr.add_argument("--head-dim", type=int, metavar="N", help="channels per head (default: 128)")
-    flashvsr.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="default of the bundle, such as sparse_ratio=1.5; see model_options in the documentation",
-    )
     parser.set_defaults(run=_export)
 
 
@@ -120,24 +120,39 @@ def _realviformer(given: argparse.Namespace) -> _Export:
     from .realviformer.checkpoint import load_checkpoint
     from .realviformer.export import export_bundle, export_bytes
 
-    _only_flashvsr(given)
+    _refuse(given, "version", "variant", "head_dim", "option")
     checkpoint = load_checkpoint(given.checkpoint)
     return export_bytes(checkpoint, given.precision), lambda progress: export_bundle(
         checkpoint, given.out, precision=given.precision, name=given.name, progress=progress
     )
 
 
-def _only_flashvsr(given: argparse.Namespace) -> None:
-    """Refuses what has no meaning for another model."""
-    for name in ("version", "variant", "head_dim", "option"):
+def _swiftvr(given: argparse.Namespace) -> _Export:
+    from vsflashsr.models.swiftvr.options import Options
+
+    from .swiftvr.checkpoint import load_checkpoint
+    from .swiftvr.export import export_bundle, export_bytes
+
+    _refuse(given, "version", "variant")
+    options = Options().overridden(dict(map(_option, given.option)))
+    checkpoint = load_checkpoint(given.checkpoint, head_dim=given.head_dim)
+    return export_bytes(checkpoint.config, given.precision), lambda progress: export_bundle(
+        checkpoint, given.out, precision=given.precision, options=options, name=given.name, progress=progress
+    )
+
+
+def _refuse(given: argparse.Namespace, *names: str) -> None:
+    """What has no meaning for this model."""
+    for name in names:
         if value := getattr(given, name):
             flag = "--" + name.replace("_", "-")
-            raise FlashsrError(f"{flag} is FlashVSR's, got {value!r} with --model {given.model}; leave it out")
+            raise FlashsrError(f"{flag} says nothing to --model {given.model}, got {value!r}; leave it out")
 
 
 _EXPORTERS: dict[str, Callable[[argparse.Namespace], _Export]] = {
     "flashvsr": _flashvsr,
     "realviformer": _realviformer,
+    "swiftvr": _swiftvr,
 }
 
 

@@ -6,6 +6,7 @@ seed and sizes give the same weights. Needs the "export" extra.
     python -m trt_build.random_checkpoint OUT --variant full          # 6.8 GB
     python -m trt_build.random_checkpoint OUT --reduced               # 4 MB
     python -m trt_build.random_checkpoint OUT --model realviformer    # 47 MB
+    python -m trt_build.random_checkpoint OUT --model swiftvr         # 20 GB
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from vsflashsr.models.flashvsr.network.config import (
+    DiTConfig,
     FlashVSRConfig,
     Layout,
     Shape,
@@ -30,8 +32,10 @@ from vsflashsr.models.flashvsr.network.config import (
     tcdecoder_layout,
     vae_layout,
 )
+from vsflashsr.models.swiftvr.network.config import SwiftVRConfig, reae_layout
 
 from .realviformer import layout as realviformer
+from .swiftvr.checkpoint import published_name
 
 PUBLISHED = FlashVSRConfig(vae_dim=96)
 REDUCED = FlashVSRConfig(
@@ -51,6 +55,11 @@ REDUCED = FlashVSRConfig(
 
 REALVIFORMER = realviformer.Sizes()
 REALVIFORMER_REDUCED = realviformer.Sizes(features=12, blocks=(1, 1, 2, 1), heads=(1, 3, 2), merge_heads=3, squeeze=(2, 4, 2))
+SWIFTVR_REDUCED = SwiftVRConfig(
+    DiTConfig(dim=48, heads=2, head_dim=24, layers=3, ffn=64, text_dim=16, text_len=5, freq_dim=16, latent_channels=48),
+    encoder=8,
+    decoder=(12, 10, 8, 6),
+)
 
 Advance = Callable[[int], object]
 
@@ -71,6 +80,21 @@ def write_checkpoint(
         _write_pickle(folder / "Wan2.1_VAE.pth", vae_layout(config), torch.float32, seed, advance)
     prompt = random_tensor("context", (1, config.text_len, config.text_dim), seed) * 0.5
     torch.save(prompt.bfloat16(), folder / "posi_prompt.pth")
+
+
+def write_swiftvr(
+    folder: Path, config: SwiftVRConfig, *, seed: int = 0, advance: Advance = lambda _: None
+) -> None:
+    """Writes the three published files and the DiT's config.json."""
+    (folder / "transformer").mkdir(parents=True, exist_ok=True)
+    dit = config.dit
+    said = {"attention_head_dim": dit.head_dim, "num_attention_heads": dit.heads, "eps": dit.eps}
+    (folder / "transformer" / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    named = {published_name(name): shape for name, shape in dit_layout(dit).items()}
+    _write_safetensors(folder / "transformer" / "diffusion_pytorch_model.safetensors", named, seed, advance)
+    _write_safetensors(folder / "reae.safetensors", reae_layout(config), seed, advance)
+    prompt: Layout = {"prompt_emb": (1, dit.text_len, dit.text_dim)}
+    _write_safetensors(folder / "prompt_embedding.safetensors", prompt, seed, advance)
 
 
 def write_realviformer(
@@ -101,12 +125,12 @@ def random_tensor(name: str, shape: Shape, seed: int) -> torch.Tensor:
     """Values of a size that keeps activations near 1, a function of seed and name alone."""
     generator = torch.Generator().manual_seed((zlib.crc32(name.encode()) << 16) ^ seed)
     values = torch.randn(shape, generator=generator)
-    if name.endswith(".modulation"):
+    if name.endswith((".modulation", "scale_shift_table")):
         return values * 0.35
     if len(shape) == 1 or math.prod(shape) == max(shape):
         is_norm = name.endswith("gamma") or (".norm" in name and name.endswith("weight"))
         return 1 + 0.1 * values if is_norm else 0.1 * values
-    if name == "context":
+    if name in ("context", "prompt_emb"):
         return values
     return values / math.sqrt(math.prod(shape[1:]))
 
@@ -150,7 +174,7 @@ def _tensors(layout: Layout, seed: int, advance: Advance) -> Iterator[tuple[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a checkpoint of random weights.")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--model", choices=("flashvsr", "realviformer"), default="flashvsr")
+    parser.add_argument("--model", choices=("flashvsr", "realviformer", "swiftvr"), default="flashvsr")
     parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="FlashVSR's decoder (default: tiny)")
     parser.add_argument("--reduced", action="store_true", help="a small model; FlashVSR's has head dimension 32")
     parser.add_argument("--seed", type=int, default=0)
@@ -159,6 +183,14 @@ def main() -> None:
         if arguments.model == "realviformer":
             sizes = REALVIFORMER_REDUCED if arguments.reduced else REALVIFORMER
             write_realviformer(arguments.out, sizes, seed=arguments.seed, advance=bar.update)
+            return
+        if arguments.model == "swiftvr":
+            write_swiftvr(
+                arguments.out,
+                SWIFTVR_REDUCED if arguments.reduced else SwiftVRConfig(),
+                seed=arguments.seed,
+                advance=bar.update,
+            )
             return
         config = REDUCED if arguments.reduced else PUBLISHED
         bar.total = count_values(config, arguments.variant)

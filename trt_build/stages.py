@@ -52,7 +52,7 @@ def run_module(
     module: nn.Module, feeds: Mapping[str, Array], outputs: Sequence[str], executor: str
 ) -> dict[str, Array]:
     """`module` on these inputs: in torch, or traced for them and run in ONNX Runtime ("onnxruntime")."""
-    examples = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    examples = {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
     if executor == "torch":
         made = module(*examples.values())
         return {
@@ -60,9 +60,11 @@ def run_module(
         }
     with tempfile.TemporaryDirectory(prefix="vsflashsr-verify-", ignore_cleanup_errors=True) as folder:
         path = Path(folder, "stage.onnx")
-        # An input may be called like an output, which a graph forbids.
-        write_graph(traced(module, {f"in.{name}": x for name, x in examples.items()}, outputs, {}), path)
+        # An input may be called like an output, and either by a number, which a graph forbids.
+        named = [f"out.{name}" for name in outputs]
+        write_graph(traced(module, {f"in.{name}": x for name, x in examples.items()}, named, {}), path)
         session = OnnxSession(path, threads=1)
         # What the module doesn't use is no input of the graph.
         given = {f"in.{n}": array for n, array in feeds.items() if f"in.{n}" in session.inputs}
-        return {name: value.numpy() for name, value in session.run(given, outputs).items()}
+        made = session.run(given, named)
+        return {name: made[out].numpy() for name, out in zip(outputs, named, strict=True)}

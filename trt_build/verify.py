@@ -13,7 +13,7 @@ from vsflashsr.errors import FlashsrError
 
 from .stages import StageResult
 
-type Model = Literal["flashvsr", "realviformer"]
+type Model = Literal["flashvsr", "realviformer", "swiftvr"]
 
 
 def verify(golden: Path, executor: str, head_dim: int | None, write: Callable[[str], object]) -> bool:
@@ -56,6 +56,8 @@ def model_of(golden: Path) -> Model:
         raise FlashsrError(f"can't read {str(path)!r} ({error}); give a golden set as it was made") from error
     if "num_feat" in names:
         return "realviformer"
+    if {"e_enc", "win"} <= names:
+        return "swiftvr"
     raise FlashsrError(f"{str(path)!r} is of no model known here, got the sizes {sorted(names)}; update vsflashsr")
 
 
@@ -70,6 +72,10 @@ def _stages(golden: Path, executor: str, head_dim: int | None) -> tuple[Sequence
             from .realviformer import verify as realviformer
 
             return realviformer.FIXTURES, realviformer.stages(golden, executor)
+        case "swiftvr":
+            from .swiftvr import verify as swiftvr
+
+            return swiftvr.FIXTURES, swiftvr.stages(golden, executor, head_dim)
 
 
 def _line(result: StageResult) -> str:

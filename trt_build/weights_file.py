@@ -115,6 +115,28 @@ def open_weights(path: Path, wrappers: Sequence[str] = WRAPPERS, lone: str = "")
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path, wrappers, lone)
 
 
+def compare(path: Path, title: str, got: Mapping[str, Shape], expected: Mapping[str, Shape], remedy: str) -> None:
+    """Refuses a file whose tensors aren't those of a whole `title`, naming some of what differs.
+
+    Raises:
+        FlashsrError: as it says.
+    """
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in got]
+    differing = [
+        f"{name} {got[name]} instead of {shape}" for name, shape in expected.items() if got.get(name, shape) != shape
+    ]
+    unexpected = [f"{name} {shape}" for name, shape in got.items() if name not in expected]
+    faults = [
+        f"{len(names)} {what} ({some(names)})"
+        for what, names in (("missing", missing), ("of another shape", differing), ("unexpected", unexpected))
+        if names
+    ]
+    if faults:
+        raise FlashsrError(
+            f"{path.name} isn't a complete {title}: of {len(expected)} tensors {', '.join(faults)}; {remedy}"
+        )
+
+
 def check_dtypes(file: WeightsFile, keys: Iterable[str]) -> None:
     """Refuses quantised tensors among `keys`."""
     wrong = [f"{key} is {file.dtypes[key]}" for key in keys if file.dtypes[key] not in _FLOATS]

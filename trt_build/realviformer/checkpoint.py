@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vsflashsr.errors import FlashsrError
 
-from ..weights_file import Shape, check_dtypes, open_weights, some
+from ..weights_file import Shape, check_dtypes, compare, open_weights, some
 from .layout import MASK
 from .network import RealViformer
 
@@ -56,7 +56,7 @@ def load_checkpoint(source: Path) -> Checkpoint:
     shapes = {name: shape for name, shape in file.shapes.items() if name != MASK}
     network = _built(shapes, path)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    _compare(path, shapes, expected)
+    compare(path, "RealViformer", shapes, expected, f"use {NAMES[0]} from {_SOURCE}")
     check_dtypes(file, shapes)
     return Checkpoint(path, {name: file.read(name).float() for name in expected})
 
@@ -88,24 +88,6 @@ def _built(shapes: Mapping[str, Shape], path: Path) -> RealViformer:
         raise FlashsrError(
             f"{path.name} isn't a RealViformer, its tensors make no layers ({error}); use {NAMES[0]} from {_SOURCE}"
         ) from error
-
-
-def _compare(path: Path, got: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
-    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in got]
-    differing = [
-        f"{name} {got[name]} instead of {shape}" for name, shape in expected.items() if got.get(name, shape) != shape
-    ]
-    unexpected = [f"{name} {shape}" for name, shape in got.items() if name not in expected]
-    faults = [
-        f"{len(names)} {what} ({some(names)})"
-        for what, names in (("missing", missing), ("of another shape", differing), ("unexpected", unexpected))
-        if names
-    ]
-    if faults:
-        raise FlashsrError(
-            f"{path.name} isn't a complete RealViformer: of {len(expected)} tensors {', '.join(faults)}; "
-            f"use {NAMES[0]} from {_SOURCE}"
-        )
 
 
 def aligned(tensors: Mapping[str, Tensor], multiple: int = 16) -> dict[str, Tensor]:

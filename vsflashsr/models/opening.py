@@ -16,11 +16,13 @@ from .frame.kind import read_frame, read_frame_file
 from .kind import Kind, KindReader, Size
 from .locate import locate
 from .recurrent.kind import read_recurrent
+from .swiftvr.kind import read_swiftvr
 
 KINDS: Mapping[str, KindReader] = {
     "recurrent": read_recurrent,
     "frame": read_frame,
     "flashvsr": read_flashvsr,
+    "swiftvr": read_swiftvr,
 }
 """By the ``kind`` of ``bundle.json``."""
 

@@ -118,13 +118,15 @@ def timestep_embedding(freq_dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()])[None].float()
 
 
-def build_constants(config: DiTConfig, tensors: Mapping[str, Tensor], prompt: Tensor) -> Constants:
-    """Run the embeddings of a checkpoint once. `prompt` is (1, tokens, text_dim)."""
+def build_constants(
+    config: DiTConfig, tensors: Mapping[str, Tensor], prompt: Tensor, timestep: Tensor | None = None
+) -> Constants:
+    """Run the embeddings of a checkpoint once. `prompt` is (1, tokens, text_dim); `timestep` None: `timestep_embedding`."""
     with torch.device("meta"):
         layers = Embeddings(config)
     layers.load_state_dict({name: tensors[name].float() for name in layers.state_dict()}, assign=True)
     with torch.inference_mode():
-        t = layers.time_embedding(timestep_embedding(config.freq_dim))
+        t = layers.time_embedding(timestep_embedding(config.freq_dim) if timestep is None else timestep)
         t_mod = layers.time_projection(t).reshape(6, config.dim)
         context = layers.text_embedding(prompt.float().reshape(-1, config.text_dim))
     return Constants(t, t_mod, context)

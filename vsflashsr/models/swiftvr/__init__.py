@@ -1,0 +1,1 @@
+"""SwiftVR: a streaming one-step restorer, an autoencoder around a DiT with windowed attention."""

@@ -1,0 +1,1 @@
+"""SwiftVR as torch modules: the only place of this model that imports torch."""
