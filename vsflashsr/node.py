@@ -41,6 +41,9 @@ def stream_node(
 ) -> vs.VideoNode:
     """What ``model`` makes of ``clip`` (GRAYS or RGBS, as the model reads it): same format and length, ``scale`` times the size.
 
+    Where the clip is resident on the GPU, so is the result: the conversions before and after the model stay there, and only
+    what the model reads and makes crosses the bus.
+
     Args:
         clip: the model's input.
         model: what makes it.
@@ -57,12 +60,15 @@ def stream_node(
     scale = model.spec.scale
     source = ClipSource(clip.num_frames, find_cuts=find_cuts, check_finite=check_finite)
     requests = Requests(clip, source, model, preroll=preroll, max_segment=max_segment, fix=fix)
-    return plugin.Stream(
-        clip,
+    core = vs.core
+    resident = bool(clip.gpu_resident)
+    made = plugin.Stream(
+        core.std.GPUDownload(clip) if resident else clip,
         clip.width * scale,
         clip.height * scale,
         **{name: getattr(requests, name) for name in _FUNCTIONS},
     )
+    return core.std.GPUUpload(made) if resident else made
 
 
 def native_plugin() -> vs.Plugin:
