@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsflashsr.errors import FlashsrError
@@ -29,6 +29,7 @@ HEADERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_what_is_written_is_read_the_same(header: Header) -> None:
     assert header.line().endswith(b"\n")

@@ -51,11 +51,21 @@ def flashsr(
     Output frame n is input frame n, whatever the order in which frames are asked for; all frame properties stay. While the
     script is evaluated, the input's frame 0 is looked at, once, for its properties; no other frame is asked for.
 
+    Example::
+
+        clip = core.bs.VideoSource("in.mkv")
+        clip = flashsr(clip, scale=2, format=vs.YUV420P10)
+        clip.set_output()
+
+    In a shell, ``vsflashsr flags script.vpy`` prints what the encoder has to be told, ``vsflashsr compare`` shows what
+    a model does to a clip, and ``vsflashsr models`` which models there are.
+
     Args:
         clip: constant format and size; Gray, YUV or RGB, 8-16 bit integer, half or single float; progressive.
         scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
             Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
-        model: name of a built-in model ("builtin", "builtin-hq"), a bundle's folder, or an ``.onnx`` single-frame upscaler.
+        model: name of a built-in model ("builtin", "builtin-hq") or of one that ``vsflashsr models get`` got, a bundle's folder,
+            or an ``.onnx`` single-frame upscaler.
         backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (any CUDA GPU),
             "webgpu" (any GPU), "openvino", "coreml", or "auto": TensorRT where it is installed and there is a GPU for it, else
             "webgpu" likewise, else ONNX Runtime on the CPU.

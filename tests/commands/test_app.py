@@ -82,5 +82,6 @@ def test_doctor_fails_where_the_model_doesnt_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "_TRIAL", "raise SystemExit('no such luck')")
+    monkeypatch.setattr(doctor, "examine", lambda _: iter([doctor.Section("trial", (doctor._trial(),))]))
     assert app.main(["doctor"]) == 1
     assert "! built-in model  three frames failed (no such luck)" in capsys.readouterr().out

@@ -31,6 +31,8 @@ def test_only_what_is_given_is_passed_on() -> None:
     }
     assert FilterOptions(tile="auto").keywords() == {"tile": "auto"}
     assert FilterOptions(tile="96").keywords() == {"tile": 96}
+    assert FilterOptions(device_id="1").keywords() == {"device_id": 1}
+    assert FilterOptions(device_id="Arc").keywords() == {"device_id": "Arc"}
 
 
 @pytest.mark.parametrize(

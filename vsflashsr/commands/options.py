@@ -21,8 +21,8 @@ class FilterOptions:
     """A built-in model, a model that was got or a bundle's folder, or an .onnx single-frame upscaler."""
     backend: str | None = None
     """What runs it: auto, onnxruntime, tensorrt, tensorrt_rtx or torch."""
-    device_id: int | None = None
-    """Which GPU."""
+    device_id: str | None = None
+    """Which device: its number, or part of its name (doctor lists them)."""
     precision: str | None = None
     """fp32, fp16 or bf16."""
     tile: str | None = None
@@ -58,11 +58,17 @@ class FilterOptions:
         """
         given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         readers: dict[str, Callable[[Any], Any]] = {
+            "device_id": read_device,
             "tile": read_tile,
             "format": read_format,
             "model_options": read_model_options,
         }
         return {name: readers[name](value) if name in readers else value for name, value in given.items()}
+
+
+def read_device(text: str) -> int | str:
+    """A number, or else a name."""
+    return int(text) if text.isdecimal() else text
 
 
 def read_tile(text: str) -> int | tuple[int, int] | str:
