@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+from spandrel import ImageModelDescriptor, ModelLoader
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -33,8 +33,9 @@ def load(path: Path) -> ImageModelDescriptor:
     """The model, on the CPU, if it is a single-frame upscaler."""
     try:
         found = ModelLoader(device="cpu").load_from_file(path)
-    except (UnsupportedModelError, ValueError, OSError) as error:
-        raise SystemExit(f"export_onnx: {path} is no model that spandrel knows ({error}); see its list") from error
+    except Exception as error:  # pickle's, torch's, safetensors' and spandrel's own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SystemExit(f"export_onnx: {path} is no model that spandrel knows ({reason}); see its list") from error
     channels = found.input_channels
     if not isinstance(found, ImageModelDescriptor) or channels != found.output_channels or channels not in (1, 3):
         raise SystemExit(f"export_onnx: flashsr takes models of one image in, one image out, got {found.architecture.name}")

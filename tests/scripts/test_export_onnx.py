@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export_onnx.py"
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("spandrel") is None, reason="spandrel isn't installed"),
 ]
 
@@ -28,13 +29,14 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     # Threads of torch wait by spinning, which a busy machine pays for.
     surroundings = {**environment(), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=280, env=surroundings, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=800, env=surroundings, check=False)
 
 
 def test_a_pth_becomes_an_onnx(tmp_path: Path) -> None:
     import torch
     from spandrel.architectures.Compact import Compact
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Compact(num_feat=16, num_conv=4, upscale=2)
     path = tmp_path / "ein Modell ü.pth"
