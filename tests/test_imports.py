@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import grimp
 import pytest
 
-PURE = ("arguments", "bundle", "geometry", "model", "schedule", "segments", "version")
+PURE = ("arguments", "bundle", "files", "onnx_file", "typed_json", "geometry", "model", "schedule", "segments", "version")
 RUNTIMES = ("vapoursynth", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "cuda")
 
 

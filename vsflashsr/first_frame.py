@@ -12,7 +12,17 @@ from .frames import FIELD_CURES
 from .host_log import say
 from .model import Channels
 
-_NUMBERS = ("_Matrix", "_Primaries", "_Transfer", "_Range", "_ColorRange", "_ChromaLocation", "_FieldBased")
+_NUMBERS = (
+    "_Matrix",
+    "_Primaries",
+    "_Transfer",
+    "_Range",
+    "_ChromaLocation",
+    "_FieldBased",
+    "_SceneChangePrev",
+    "_SceneChangeNext",
+)
+"""Without _ColorRange, which R81 makes from _Range: it ends the process where that is text."""
 _TRIAL_PX = 32
 """Of a blank picture: the smallest that any format and any filter of the core takes."""
 
@@ -70,9 +80,8 @@ def try_conversions(
     blank = core.std.BlankClip(width=_TRIAL_PX, height=_TRIAL_PX, format=source.id, length=1, keep=True)
     # What a blank clip says of itself goes; what the clip doesn't say stays unsaid.
     blank = blank.std.RemoveFrameProps(list(_NUMBERS))
-    # Setting the old name of _Range warns; no value of it is refused.
-    if set_ := {name: value for name, value in properties.items() if name != "_ColorRange"}:
-        blank = blank.std.SetFrameProps(**set_)
+    if properties:
+        blank = blank.std.SetFrameProps(**properties)
     width, height = (
         formats.output_size(_TRIAL_PX, scale, bits) for bits in (target.subsampling_w, target.subsampling_h)
     )

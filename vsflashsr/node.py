@@ -7,6 +7,7 @@ model works. Nothing here waits for a frame, and no lock is held while the model
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 import vapoursynth as vs
 
-from .errors import FlashsrError
+from .errors import FlashsrError, printable
 from .frames import ClipSource, Sight, is_finite, to_frame
 from .geometry import Array
 from .model import Model, fetched
@@ -66,7 +67,7 @@ def stream_node(
         core.std.GPUDownload(clip) if resident else clip,
         clip.width * scale,
         clip.height * scale,
-        **{name: getattr(requests, name) for name in _FUNCTIONS},
+        **{name: _answered(getattr(requests, name)) for name in _FUNCTIONS},
     )
     return core.std.GPUUpload(made) if resident else made
 
@@ -153,10 +154,7 @@ class Requests:
 
     def take(self, n: int, ticket: int, numbers: int | Sequence[int], frames: Any) -> Answer:
         """The frames that ``plan`` asked for are there."""
-        try:
-            arrays, sights = self._seen(numbers, frames)
-        except FlashsrError as error:
-            return _failed(n, error)
+        arrays, sights = self._seen(numbers, frames)
         with self._lock:
             request = self._open[ticket]
             request.coming = frozenset()
@@ -171,14 +169,11 @@ class Requests:
     def step(self, n: int, numbers: int | Sequence[int], frames: Any) -> Answer:
         """Finish output frame ``n``, or say which input frames that takes; they come with the next call for the same n."""
         keep, self._keep = self._keep, frozenset()
-        try:
-            arrays, sights = self._seen(numbers, frames)
-            with self._lock:
-                self._note(sights)
-                self._source.hold(arrays, keep if arrays else ())
-            return self._advance(n)
-        except FlashsrError as error:
-            return _failed(n, error)
+        arrays, sights = self._seen(numbers, frames)
+        with self._lock:
+            self._note(sights)
+            self._source.hold(arrays, keep if arrays else ())
+        return self._advance(n)
 
     def _advance(self, n: int) -> Answer:
         while True:
@@ -208,15 +203,12 @@ class Requests:
             finished = self._stream.result(n)
             request = self._close(ticket)
         assert finished is not None and request is not None, "a frame that is waited for is kept"
-        try:
-            array = fetched(finished)
-            _check_finite(array, n)
-            if self._fix is not None:
-                assert request.low is not None
-                array = self._fix(array, request.low)
-            return {"frame": to_frame(self._core, array, self._format)}
-        except FlashsrError as error:
-            return _failed(n, error)
+        array = fetched(finished)
+        _check_finite(array, n)
+        if self._fix is not None:
+            assert request.low is not None
+            array = self._fix(array, request.low)
+        return {"frame": to_frame(self._core, array, self._format)}
 
     def drop(self, n: int, ticket: int) -> Answer:
         """The request for output frame ``n`` has failed."""
@@ -244,8 +236,23 @@ class Requests:
             self._source.note(k, sight)
 
 
-def _failed(n: int, error: FlashsrError) -> Answer:
-    return {"error": f"flashsr: {error} (while making frame {n})"}
+def _answered(call: Callable[..., Answer]) -> Callable[..., Answer]:
+    """``call``, whose failure is an answer, too: one line, with a traceback below it where the user can do nothing about it."""
+
+    def answered(n: int, *rest: Any, **named: Any) -> Answer:
+        try:
+            return call(n, *rest, **named)
+        except FlashsrError as error:
+            said = str(error)
+        except MemoryError:
+            said = "there is too little memory, got an allocation refused; use tile=, or a smaller core.max_cache_size"
+        except Exception as error:  # noqa: BLE001  # the core would print the traceback alone
+            what = f"{type(error).__name__}: {printable(str(error))}"
+            said = f"this is a fault of vsflashsr, got {what}; report it with the lines below (while making frame {n})"
+            return {"error": f"flashsr: {said}\n{traceback.format_exc()}"}
+        return {"error": f"flashsr: {said} (while making frame {n})"}
+
+    return answered
 
 
 def _check_finite(frame: Array, n: int) -> None:

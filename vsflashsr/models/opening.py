@@ -6,23 +6,36 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..arguments import Arguments
-from ..bundle import load_bundle
+from ..bundle import Bundle, load_bundle
 from ..errors import FlashsrError, shown
 from ..runtimes.backend import Backend
 from ..runtimes.graph import GraphCall
 from .fitting import OpenedModel, fit
-from .flashvsr.kind import read_flashvsr
 from .frame.kind import read_frame, read_frame_file
 from .kind import Kind, KindReader, Size
 from .locate import locate
 from .recurrent.kind import read_recurrent
-from .swiftvr.kind import read_swiftvr
+
+
+def _read_flashvsr(bundle: Bundle, scale: int, arguments: Arguments) -> Kind:
+    """Imported when it is asked for: the large ones take longer to import than all others together, and every script would wait."""
+    from .flashvsr.kind import read_flashvsr
+
+    return read_flashvsr(bundle, scale, arguments)
+
+
+def _read_swiftvr(bundle: Bundle, scale: int, arguments: Arguments) -> Kind:
+    """As above."""
+    from .swiftvr.kind import read_swiftvr
+
+    return read_swiftvr(bundle, scale, arguments)
+
 
 KINDS: Mapping[str, KindReader] = {
     "recurrent": read_recurrent,
     "frame": read_frame,
-    "flashvsr": read_flashvsr,
-    "swiftvr": read_swiftvr,
+    "flashvsr": _read_flashvsr,
+    "swiftvr": _read_swiftvr,
 }
 """By the ``kind`` of ``bundle.json``."""
 

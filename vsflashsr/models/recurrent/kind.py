@@ -69,6 +69,7 @@ class RecurrentKind:
 
     def _step_shapes(self, size: Size, reads: int, emits: int, *, stateless: bool) -> Shapes:
         rows, columns = (padded(side, self.bundle.size_multiple) for side in size)
+        self.bundle.scales[self.scale].check_states(rows, columns)
         channels = 1 if self.bundle.channels == "luma" else 3
         states = {state.name: state.resolve(rows, columns) for state in self.bundle.scales[self.scale].states}
         inputs: dict[str, Shape] = {FRAMES: (reads, channels, rows, columns)}
