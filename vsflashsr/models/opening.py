@@ -18,7 +18,7 @@ from .recurrent.kind import read_recurrent
 
 
 def _read_flashvsr(bundle: Bundle, scale: int, arguments: Arguments) -> Kind:
-    """Imported when it is asked for: the large ones take longer to import than all others together, and every script would wait."""
+    """Imported when it is asked for: the large kinds take longer than all else here, and every script would wait."""
     from .flashvsr.kind import read_flashvsr
 
     return read_flashvsr(bundle, scale, arguments)
