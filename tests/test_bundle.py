@@ -64,7 +64,7 @@ def test_what_is_wrong_is_said(copy: Path, change: Callable[[dict[str, Any]], ob
 
 def test_a_kind_that_is_not_known_is_refused(copy: Path) -> None:
     edit(copy, lambda d: d.update(kind="magic"))
-    with pytest.raises(FlashsrError, match="'kind' is one of recurrent, frame, .*got 'magic'"):
+    with pytest.raises(FlashsrError, match=r"'kind' is one of recurrent, frame, .*got 'magic'"):
         read_kind(Arguments(model=copy))
 
 
