@@ -12,7 +12,7 @@ import pytest
 import vapoursynth as vs
 
 from vsflashsr import flashsr
-from vsflashsr.commands import app, getting
+from vsflashsr.commands import app, doctor, getting
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models import library, published
 from vsflashsr.models.locate import builtin_names
@@ -214,6 +214,8 @@ def test_verify_names_what_is_damaged(own_library: Path, tiny: Path, capsys: pyt
     assert app.main(["models", "verify", "good"]) == 0
     assert app.main(["models", "list"]) == 1
     assert "bad            damaged: " in capsys.readouterr().out
+    found = {finding.what: finding.state for finding in doctor._models()}
+    assert found == {"bad": "no", "good": "ok", **dict.fromkeys(builtin_names(), "ok")}
 
 
 def test_a_name_is_no_path(own_library: Path, tiny: Path, tmp_path: Path) -> None:

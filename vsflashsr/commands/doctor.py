@@ -157,17 +157,18 @@ def _devices() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
+    """What is in the package, then what the user got."""
     from ..bundle import load_bundle
-    from ..models.locate import builtin_names, locate
+    from .models import known_models
 
-    for name in builtin_names():
+    for model in known_models():
         try:
-            bundle = load_bundle(locate(name))
+            bundle = load_bundle(model.folder)
         except FlashsrError as error:
-            yield Finding("bad", name, str(error))
+            yield Finding("bad" if model.where == "in the package" else "no", model.name, str(error))
             continue
         scales = ", ".join(f"x{scale}" for scale in sorted(bundle.scales))
-        yield Finding("ok", name, f"{bundle.kind}, {scales}, {bundle.precision}, {bundle.licence}")
+        yield Finding("ok", model.name, f"{bundle.kind}, {scales}, {bundle.precision}, {bundle.licence}")
 
 
 def _plugins() -> Iterator[Finding]:
