@@ -21,7 +21,7 @@ from trt_build.cli import main
 from trt_build.pieces import pieces_of
 from trt_build.random_checkpoint import SWIFTVR_REDUCED
 from trt_build.swiftvr.checkpoint import constants, fingerprint, load_checkpoint, published_name
-from trt_build.swiftvr.export import attention_graph, export_bundle
+from trt_build.swiftvr.export import attention_graph, export_bundle, write_autoencoder
 from trt_build.swiftvr.torch_executor import TorchExecutor
 from vsflashsr.arguments import Arguments
 from vsflashsr.bundle import load_bundle
@@ -221,6 +221,31 @@ def test_tensorrt_rtx_compiles_every_graph_of_the_published_width(
     profile |= dict.fromkeys(("cos", "sin"), ((lows, 64), (usual, 64), (high, 64)))
     profile |= {"gather": ((6, 1536), (8, 1536), (8, 1792)), "owner": ((lows,), (usual,), (high,))}  # type: ignore[dict-item]
     _report(path, precision, capability, profile)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_tensorrt_rtx_compiles_the_published_autoencoder(
+    tmp_path: Path, name: str, capability: tuple[int, int]
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from vsflashsr.models.swiftvr.network.reae import memory_sizes
+    from vsflashsr.models.swiftvr.section import Memory
+
+    config = SwiftVRConfig()
+    with torch.device("meta"):
+        module = Encoder(config) if name == "encoder" else Decoder(config)
+    weights = {key: torch.randn(p.shape) / max(1, p[0].numel()) ** 0.5 for key, p in module.named_parameters()}
+    memories = tuple(Memory(*sizes) for sizes in memory_sizes(config)[name == "decoder"])
+    write_autoencoder(name, module, weights, memories, config, tmp_path, torch.float16)
+    height, width = 768, 1408
+    shapes: dict[str, tuple[int, ...]] = {
+        f"state{n}": (1, memory.channels, height // memory.pixels, width // memory.pixels)
+        for n, memory in enumerate(memories)
+    }
+    own = {"frames": (4, 3, height, width)} if name == "encoder" else {"latent": (1, 48, height // 16, width // 16)}
+    _report(tmp_path / f"{name}.onnx", "fp16", capability, {key: (shape,) * 3 for key, shape in {**own, **shapes}.items()})
 
 
 def _report(path: Path, precision: str, capability: tuple[int, int], profile: object) -> None:

@@ -97,7 +97,7 @@ def write_section(
     with torch.device("meta"):
         parts = (("encoder", Encoder(config), encoder_weights, encoder), ("decoder", Decoder(config), decoder_weights, decoder))
     for name, module, weights_of, memories in parts:
-        _write_autoencoder(name, module, weights_of(checkpoint.reae), memories, config, folder, dtype)
+        write_autoencoder(name, module, weights_of(checkpoint.reae), memories, config, folder, dtype)
         progress(name, (folder / f"{name}.weights").stat().st_size)
     return Section(
         layers=dit.layers,
@@ -116,7 +116,7 @@ def write_section(
     )
 
 
-def _write_autoencoder(
+def write_autoencoder(
     name: str,
     module: Encoder | Decoder,
     weights: Mapping[str, Tensor],
