@@ -51,7 +51,8 @@ def section_of(config: FlashVSRConfig) -> Section:
 def random_graphs(config: FlashVSRConfig, dtype_name: str, device: str, load: Load) -> StepOf[DeviceGraph]:
     """All graphs of a step; the same weights on every call with the same sizes and device."""
     dtype = PRECISIONS[dtype_name]
-    generator = torch.Generator(device).manual_seed(1)
+    # On the meta device there is nothing to draw.
+    generator = None if device == "meta" else torch.Generator(device).manual_seed(1)
 
     def made(build: Callable[[], nn.Module]) -> nn.Module:
         with torch.device("meta"):
@@ -91,7 +92,7 @@ def random_graphs(config: FlashVSRConfig, dtype_name: str, device: str, load: Lo
     )
 
 
-def _fill(name: str, values: torch.Tensor, generator: torch.Generator) -> None:
+def _fill(name: str, values: torch.Tensor, generator: torch.Generator | None) -> None:
     """Weights that keep activations near 1: spread by fan-in, norms 1, biases 0."""
     leaf = name.rpartition(".")[2]
     if values.ndim >= 2:

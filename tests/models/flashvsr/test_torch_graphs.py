@@ -15,6 +15,7 @@ import torch
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.calls import decoder_shapes, projector_shapes, token_shapes
 from vsflashsr.models.flashvsr.network.graphs import torch_graph
+from vsflashsr.models.flashvsr.network.pieces import MiddlePiece, to_precision
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid
 from vsflashsr.runtimes.graph import Shape
@@ -68,3 +69,24 @@ def test_modules_are_the_exported_graphs(variant: str, version: str, precision: 
     check("decoder", section.decoder, shapes)
     if section.decoder_first is not None:
         check("decoder_first", section.decoder_first, shapes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_runs_is_what_is_exported_to_rounding(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported graphs say every conversion; torch promotes without a copy."""
+    torch.manual_seed(1)
+    piece = MiddlePiece(SMALL)
+    for parameter in piece.parameters():
+        torch.nn.init.normal_(parameter, 0, SMALL.dim**-0.5)
+    piece = to_precision(piece, dtype)
+    x, attended = torch.randn(128, SMALL.dim), torch.randn(128, SMALL.dim).to(dtype)
+    with torch.inference_mode():
+        runs = piece(x, attended)
+        monkeypatch.setattr("vsflashsr.models.flashvsr.network.pieces.exporting", lambda: True)
+        widened = piece(x, attended)
+        monkeypatch.setattr("vsflashsr.models.flashvsr.network.dit.exporting", lambda: True)
+        exported = piece(x, attended)
+    step = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+    for made, same, wanted in zip(runs, widened, exported, strict=True):
+        assert torch.equal(made, same), "promotion changes no bit"
+        torch.testing.assert_close(made, wanted, rtol=2 * step, atol=2 * step)

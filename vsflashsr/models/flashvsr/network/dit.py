@@ -19,6 +19,11 @@ TIMESTEP = 1000.0
 """The only timestep: one step from pure noise."""
 
 
+def exporting() -> bool:
+    """Is the module being exported? ONNX promotes no types, so graphs say every conversion."""
+    return torch.onnx.is_in_onnx_export()
+
+
 class RMSNorm(nn.Module):
     """RMS norm over all channels (all heads together), computed in float32; the weight is meant to be float32 too."""
 
@@ -28,8 +33,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        if exporting():
+            wide = x.float()
+            return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        # Nothing is widened in memory: the norm reads x as it is, and the product is promoted as it is computed.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
+        return (x * scale * self.weight).to(x.dtype)
 
 
 class Attention(nn.Module):

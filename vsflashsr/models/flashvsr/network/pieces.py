@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import DiTConfig
-from .dit import Constants, RMSNorm, cross_keys_values
+from .dit import Constants, RMSNorm, cross_keys_values, exporting
 
 Weights = dict[str, Tensor]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """For an operand of something float32: torch promotes it as it computes, without a copy, and to the same bits."""
+    return x.float() if exporting() else x
 
 
 class _Norm(nn.Module):
@@ -76,10 +81,10 @@ class _After(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
         half = self.o.weight.dtype
-        x = x + self.gate1 * self.o(attended).float()
-        x = x + self.cross(self.norm3(x).to(half)).float()
+        x = x + self.gate1 * _wide(self.o(attended))
+        x = x + _wide(self.cross(self.norm3(x).to(half)))
         hidden = F.gelu(self.ffn_in(self.norm2(x).to(half)), approximate="tanh")
-        out: Tensor = x + self.gate2 * self.ffn_out(hidden).float()
+        out: Tensor = x + self.gate2 * _wide(self.ffn_out(hidden))
         return out
 
 
@@ -97,7 +102,7 @@ class PatchPiece(nn.Module):
     def forward(self, patches: Tensor, lq: Tensor | None = None) -> tuple[Tensor, ...]:
         x = self.patch(patches.to(self.patch.weight.dtype)).float()
         if lq is not None:
-            x = x + lq.float()
+            x = x + _wide(lq)
         return x, *self.before(x)
 
 
@@ -137,7 +142,7 @@ class LastPiece(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor, patches: Tensor) -> Tensor:
         velocity: Tensor = self.head(self.norm(self.after(x, attended)).to(self.head.weight.dtype))
-        return patches - velocity.float()
+        return patches - _wide(velocity)
 
 
 class WindowAttention(nn.Module):
