@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from vsflashsr.commands import app
+from vsflashsr.encode.encoders import ENCODERS
 
 from ..support.pipe import environment, y4m
 from .files import (
@@ -145,6 +147,54 @@ def test_preview(whole: tuple[Path, Path], tiny: Path, tmp_path: Path) -> None:
     assert times(outputs[1], "a:0")[-1] < 0.5
 
 
+type Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs the command, which has to fail, and returns its last words."""
+
+    def run(*arguments: str | Path) -> str:
+        capfd.readouterr()
+        assert app.main(["upscale", *map(str, arguments)]) == 1
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return err.strip().splitlines()[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("encoder", ["x265", "ffv1", "svt-av1", "x264"])
+def test_one_frame_and_every_encoder(encoder: str, tiny: Path, tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mkv", frames=1, picture="testsrc2=size=128x96:rate=25")
+    program = ENCODERS[encoder].program
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}; scripts/test.sh installs it")
+    done = upscale(source, tmp_path / "out.mkv", "--model", tiny, "--encoder", encoder)
+    assert done.returncode == 0, done.stderr
+    assert len(frame_hashes(tmp_path / "out.mkv")) == 1
+    stream = video(tmp_path / "out.mkv")
+    assert (stream["width"], stream["height"], stream["color_space"]) == (256, 192, "smpte170m")
+
+
+def test_mp4(whole: tuple[Path, Path], tiny: Path, tmp_path: Path) -> None:
+    done = upscale(whole[0], tmp_path / "out.mp4", "--model", tiny, "--preset", "ultrafast")
+    assert done.returncode == 0, done.stderr
+    assert "left out: attachment" in done.stderr
+    stream = video(tmp_path / "out.mp4")
+    assert (stream["codec_tag_string"], stream["nb_read_packets"]) == ("hvc1", "30")
+    assert stream_hash(tmp_path / "out.mp4", "a:0") == stream_hash(whole[0], "a:0")
+    assert times(tmp_path / "out.mp4") == pytest.approx(times(whole[0]), abs=0.001)
+
+
+def test_nvenc_without_a_gpu_says_so(tmp_path: Path, tiny: Path, refused: Refused) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there may be one")
+    said = refused(make(tmp_path / "in.mkv", frames=2), tmp_path / "out.mkv", "--model", tiny, "--encoder", "nvenc")
+    assert "the encoder nvenc failed" in said
+
+
 @pytest.mark.long
 def test_interlaced_by_evidence(tiny: Path, tmp_path: Path) -> None:
     mpeg2 = ("-c:v", "mpeg2video", "-q:v", "2", "-flags", "+ildct+ilme", "-top", "1")
@@ -197,6 +247,61 @@ def test_killed_and_resumed_is_the_same_file(long_clip: Path, tiny: Path, tmp_pa
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("encoder", ["ffv1", "x265"])
+def test_killed_at_ten_moments_it_is_still_the_same_file(
+    encoder: str, long_clip: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """One run, killed ten times wherever it happens to be, then let through."""
+    options = ["--model", str(tiny), "--max-segment", "10", "--chunk-frames", "10", "--encoder", encoder]
+    options += ["--encoder-args", "--pools 1"] if encoder == "x265" else []
+    started = time.monotonic()
+    assert upscale(long_clip, tmp_path / "once.mkv", *options).returncode == 0
+    whole_s = time.monotonic() - started
+    command = [sys.executable, "-m", "vsflashsr", "upscale", str(long_clip), str(tmp_path / "again.mkv"), *options]
+    moments = random.Random(15)
+    kills = 0
+    for _ in range(10):
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+        try:
+            process.wait(moments.uniform(0.1, 0.9) * whole_s)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    print(f"killed {kills} times")
+    assert kills >= 1
+    if not (tmp_path / "again.mkv").exists():
+        done = upscale(long_clip, tmp_path / "again.mkv", *options)
+        assert done.returncode == 0, done.stderr
+    assert stream_hash(tmp_path / "again.mkv", "v:0") == stream_hash(tmp_path / "once.mkv", "v:0")
+    assert frame_hashes(tmp_path / "again.mkv") == frame_hashes(tmp_path / "once.mkv")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/dev/shm").is_dir() or os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_gets_a_sentence_and_costs_nothing(long_clip: Path, tiny: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], check=False)
+    if mount.returncode:
+        pytest.skip("may not mount")
+    options = ["--model", str(tiny), "--max-segment", "20", "--chunk-frames", "20", "--encoder", "ffv1"]
+    try:
+        done = upscale(long_clip, small / "out.mkv", *options)
+        assert done.returncode == 1
+        assert "No space left" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+        assert not (small / "out.mkv").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        done = upscale(long_clip, small / "out.mkv", *options)
+        assert done.returncode == 0, done.stderr
+        assert int(video(small / "out.mkv")["nb_read_packets"]) == 120
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_ends_it_and_keeps_what_is_finished(long_clip: Path, tiny: Path, tmp_path: Path) -> None:
     options = ["--model", str(tiny), "--max-segment", "20", "--chunk-frames", "20", *FFV1]
@@ -219,24 +324,6 @@ def test_ctrl_c_ends_it_and_keeps_what_is_finished(long_clip: Path, tiny: Path, 
     assert "Traceback" not in said
     assert list(work.glob("chunk-*.mkv"))
     assert not list(work.glob("*.part"))
-
-
-type Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Runs the command, which has to fail, and returns its last words."""
-
-    def run(*arguments: str | Path) -> str:
-        capfd.readouterr()
-        assert app.main(["upscale", *map(str, arguments)]) == 1
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert "Traceback" not in err
-        return err.strip().splitlines()[-1]
-
-    return run
 
 
 def test_bad_input_gets_a_sentence(tmp_path: Path, refused: Refused) -> None:

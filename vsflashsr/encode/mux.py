@@ -18,6 +18,7 @@ from .work import PART, Record, WorkFolder, flush, flush_folder
 
 SUFFIXES = (".mkv", ".mp4", ".mov", ".m4v")
 """What a result can be called: Matroska, or what ffmpeg makes of it."""
+_FEW = 2
 _WARNINGS = (0, 1)
 """mkvmerge's exit codes that mean: the file is there."""
 
@@ -48,7 +49,6 @@ def finish(
     part = output.with_name(f".{output.stem}{PART}.mkv")
     final = part if output.suffix.lower() == ".mkv" else output.with_name(f".{output.stem}{PART}{output.suffix}")
     joined = _join(plan, folder, records)
-    suffix = ENCODERS[plan.settings.encoder].suffix
     stamps = folder.path / "timestamps.txt"
     try:
         try:
@@ -73,7 +73,7 @@ def finish(
         final.replace(output)
         flush_folder(output.parent)
     finally:
-        for leftover in (part, final, stamps, folder.path / f"video{suffix}"):
+        for leftover in (part, final, stamps, *folder.path.glob("video*")):
             leftover.unlink(missing_ok=True)
     return remarks
 
@@ -98,7 +98,16 @@ def _join(plan: Plan, folder: WorkFolder, records: Sequence[Record]) -> list[str
         raise FlashsrError(
             f"the chunks can't be joined, got {error.strerror} in {folder.path}; make room and run the same command again"
         ) from error
-    return [whole]
+    return [_in_a_container(whole) if sum(record.shown for record in records) <= _FEW else whole]
+
+
+def _in_a_container(stream: Path) -> Path:
+    """A stream too short for mkvmerge to know its kind (seen with one frame and with two), in a file that says it."""
+    wrapped = stream.with_suffix(".wrapped.mkv")
+    program = programs.find("ffmpeg", "writing the file")
+    command: list[str | Path] = [program, "-y", "-nostdin", "-v", "error", "-i", stream]
+    programs.run([*command, "-c", "copy", "-bsf:v", "setts=ts=N", wrapped], "writing the file")
+    return wrapped
 
 
 def _video_options(plan: Plan, container: Container) -> list[str]:
