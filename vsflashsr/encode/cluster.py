@@ -64,25 +64,11 @@ def encode_on_ray(
     """
     # Ray sends statistics unless it is told not to; who has set the variable himself keeps his choice.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_raylet_start_wait_time_s", "180"
-    )  # a busy machine has been seen to take more than a minute
     try:
         import ray
     except ImportError as error:
         raise FlashsrError('--ray needs Ray, got none; pip install "vsflashsr[cluster]"') from error
-    local: dict[str, Any] = {"num_cpus": cluster.local_cpus, "include_dashboard": False}
-    try:
-        ray.init(
-            address=cluster.address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **(local if cluster.address == "local" else {}),
-        )
-    except Exception as error:
-        raise FlashsrError(
-            f"the Ray cluster can be reached, got {cluster.address} ({error}); see ray status"
-        ) from error
+    _connect(cluster)
     try:
         task: Any = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=TRIES)(
             _streamed if cluster.stream else _shared
@@ -108,6 +94,24 @@ def encode_on_ray(
             report(number, record.shown, record.bytes)
     finally:
         ray.shutdown()
+
+
+def _connect(cluster: Cluster) -> None:
+    import ray
+
+    local = cluster.address == "local"
+    own: dict[str, Any] = {"num_cpus": cluster.local_cpus, "include_dashboard": False} if local else {}
+    # Ray gives a node of its own 30 s to start, which a busy machine has been seen to exceed.
+    for left in reversed(range(3 if local else 1)):
+        try:
+            ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False, **own)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                raise FlashsrError(
+                    f"the Ray cluster can be reached, got {cluster.address} ({error}); see ray status"
+                ) from error
 
 
 def _pieces(input: Path) -> Any:
