@@ -1,6 +1,6 @@
 """The chunk plan covers every frame once, on the grid, whatever the numbers."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsflashsr.encode.chunks import chunk_length, plan_chunks
@@ -8,6 +8,7 @@ from vsflashsr.encode.chunks import chunk_length, plan_chunks
 FIRST = st.integers(0, 5_000)
 
 
+@settings(deadline=None)
 @given(FIRST, st.integers(1, 5_000), st.integers(1, 700))
 def test_every_frame_is_in_one_chunk(first: int, count: int, length: int) -> None:
     chunks = plan_chunks(first, first + count, length)
@@ -17,12 +18,14 @@ def test_every_frame_is_in_one_chunk(first: int, count: int, length: int) -> Non
     assert all(0 < chunk.frames <= length * 1.25 for chunk in chunks)
 
 
+@settings(deadline=None)
 @given(FIRST, st.integers(1, 5_000), st.integers(1, 700))
 def test_no_stub_at_the_end(first: int, count: int, length: int) -> None:
     chunks = plan_chunks(first, first + count, length)
     assert len(chunks) == 1 or chunks[-1].frames >= length / 4
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2_000), st.integers(1, 2_000))
 def test_length_is_the_least_on_the_grid(max_segment: int, wanted: int) -> None:
     length = chunk_length(max_segment, wanted)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsflashsr.encode import fields
@@ -93,6 +93,7 @@ def test_a_few_votes_among_many_unclear_ones_decide_nothing(vote: fields.Vote, f
     assert fields.decide(Evidence((looks,), (1,)), flag).order == flag
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100_000))
 def test_samples_lie_within_and_spread(frames: int) -> None:
     runs = fields.sample_runs(frames)

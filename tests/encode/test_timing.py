@@ -6,7 +6,7 @@ import itertools
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsflashsr.encode.timing import doubled, file_text, from_starts, parse_duration, read_file
@@ -15,6 +15,7 @@ RATE = Fraction(30000, 1001)
 STAMPS = st.lists(st.one_of(st.none(), st.floats(-10, 10_000)), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(STAMPS)
 def test_starts_always_ascend(stamps: list[float | None]) -> None:
     starts = from_starts(stamps, [RATE]).starts
@@ -22,6 +23,7 @@ def test_starts_always_ascend(stamps: list[float | None]) -> None:
     assert all(a < b for a, b in itertools.pairwise(starts))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.005, 2), min_size=1, max_size=40), st.floats(0, 100))
 def test_what_is_in_order_stays_as_it_is(gaps: list[float], first: float) -> None:
     stamps = [first]
@@ -50,6 +52,7 @@ def test_a_frame_without_a_timestamp_takes_its_place() -> None:
     assert from_starts([None, *known[1:]], [RATE]).starts == pytest.approx(known)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.005, 2), min_size=1, max_size=40))
 def test_doubling_puts_a_frame_into_each_gap(gaps: list[float]) -> None:
     stamps = [0.0]
