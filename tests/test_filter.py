@@ -310,8 +310,10 @@ def test_unknown_arguments_are_refused(tiny: Path) -> None:
 def test_an_untagged_clip_leaves_with_the_matrix_it_was_taken_for(
     tiny: Path, lines: int, guess: int, said: dict[str, int]
 ) -> None:
+    clip = noise(1, 32, lines)
+    clip = clip.std.SetFrameProps(**said) if said else clip
     for strength in (0, 1):
-        out = flashsr(noise(1, 32, lines, **said), 2, model=tiny, strength=strength)
+        out = flashsr(clip, 2, model=tiny, strength=strength)
         assert out.get_frame(0).props["_Matrix"] == guess
 
 

@@ -58,7 +58,7 @@ def test_every_frame_may_be_a_new_shot(seed: int) -> None:
 @pytest.mark.parametrize("contrast", [1.0, 0.1])
 def test_cut_with_one_blended_frame_is_found(contrast: float) -> None:
     one, other = shot(1, 5, contrast=contrast), shot(2, 6, contrast=contrast)
-    found = cuts([*one, (one[-1] + other[0]) / 2, *other[1:]])
+    found = cuts([*one, ((one[-1] + other[0]) / 2).astype(np.float32), *other[1:]])
     assert found
     assert set(found) <= {5, 6}
     assert 6 in found or contrast == 1.0

@@ -44,7 +44,7 @@ def unfold(path: Path) -> Net:
             conv.weight.copy_(weights[f"{name}.weight"] / conv.gain)
             cast(Tensor, conv.bias).copy_(weights[f"{name}.bias"] / conv.gain)
         for n, module in enumerate(net.trunk):
-            conv = cast(FoldedConv, module)
-            conv.direct += weights[f"trunk.{n}.weight"] - conv.weight()
-            conv.bias.copy_(weights[f"trunk.{n}.bias"])
+            folded = cast(FoldedConv, module)
+            folded.direct.add_(weights[f"trunk.{n}.weight"] - folded.weight())
+            folded.bias.copy_(weights[f"trunk.{n}.bias"])
     return net
