@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vsflashsr.models.locate import locate
@@ -61,6 +59,8 @@ def feeds(run: Run, frames: list[Array], scale: int) -> Iterator[tuple[dict[str,
 
 def onnx_form(path: Path) -> Run:
     """ONNX Runtime, one thread."""
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -86,6 +86,7 @@ def openvino_form(path: Path, precision: str) -> Run:
 
 def quantised(path: Path, to: Path, frames: list[Array], scale: int) -> None:
     """The graph with the convolutions of its trunk and head in int8."""
+    import onnx
     from onnxruntime import quantization as q
 
     class Reader(q.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
