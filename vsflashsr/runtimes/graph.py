@@ -102,6 +102,10 @@ class HostGraph(Protocol):
     def pending(self) -> bool:
         """May a call return before it has ended? Fetching a result then waits for it."""
 
+    @property
+    def concurrent(self) -> bool:
+        """May calls overlap, from several threads?"""
+
     def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> Mapping[str, Value]:
         """One call; ``outputs``: those that are wanted, None: all.
 

@@ -50,6 +50,7 @@ class OnnxSession:
     """
 
     pending = False
+    concurrent = True
 
     def __init__(
         self,
@@ -122,7 +123,8 @@ class _WithWeights:
 
     def __init__(self, session: OnnxSession, weights: WeightFile) -> None:
         self._session, self._weights = session, _mapped(weights)
-        self.path, self.outputs, self.pending = session.path, session.outputs, session.pending
+        self.path, self.outputs = session.path, session.outputs
+        self.pending, self.concurrent = session.pending, session.concurrent
         self.inputs = {name: tensor for name, tensor in session.inputs.items() if name not in self._weights}
 
     def run(self, feeds: Mapping[str, Feed], outputs: Sequence[str] | None = None) -> dict[str, Value]:

@@ -79,6 +79,7 @@ class OpenVinoGraph:
     """See ``HostGraph``."""
 
     pending = False
+    concurrent = False
 
     def __init__(self, path: Path, compiled: Any, where: str) -> None:
         self.path, self._where = path, where

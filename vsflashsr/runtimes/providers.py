@@ -158,6 +158,8 @@ class ProviderBackend:
 class ProviderSession(OnnxSession):
     """See ``HostGraph``. Calls may return before they have ended; one call at a time."""
 
+    concurrent = False
+
     def __init__(self, path: Path, provider: Provider, device: Any, where: str, threads: int | None) -> None:
         self._where, self._memory = where, provider.memory
         self.pending = provider.memory is not None

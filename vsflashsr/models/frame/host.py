@@ -14,7 +14,7 @@ from ...geometry import Array, pad, padded
 from ...model import Channels, Frame, ModelSpec
 from ...runtimes.graph import HostGraph, Value
 from ...schedule import Schedule
-from ..later import IN_FLIGHT, emitted
+from ..later import IN_FLIGHT, emitted, made_when_taken
 
 _PROBE_PX = 64
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -50,7 +50,8 @@ class FrameModel:
 
     def __init__(self, loaded: HostGraph, graph: FrameGraph, value_range: tuple[float, float] = (0.0, 1.0)) -> None:
         self._loaded, self.graph, self._value_range = loaded, graph, value_range
-        self.spec = replace(graph.spec, in_flight=IN_FLIGHT if loaded.pending else 0)
+        self._apart = loaded.concurrent and not loaded.pending
+        self.spec = replace(graph.spec, in_flight=IN_FLIGHT if loaded.pending or self._apart else 0)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[()] | None
@@ -59,19 +60,24 @@ class FrameModel:
         (frame,) = frames
         _, height, width = frame.shape
         rows, columns = padded(height, self.graph.size_multiple), padded(width, self.graph.size_multiple)
-        made = _made(self._loaded, pad(frame, columns, rows), self._value_range)
-        scale, got = self.graph.scale, tuple(made.shape())
-        expected = (1, frame.shape[0], rows * scale, columns * scale)
-        if got != expected:
-            raise FlashsrError(
-                f"{self._loaded.path.name!r} made {got} from {columns}x{rows}, expected {expected}; correct the model"
-            )
+        scale = self.graph.scale
+
+        def made() -> Value:
+            result = _made(self._loaded, pad(frame, columns, rows), self._value_range)
+            got, expected = tuple(result.shape()), (1, frame.shape[0], rows * scale, columns * scale)
+            if got != expected:
+                raise FlashsrError(
+                    f"{self._loaded.path.name!r} made {got} from {columns}x{rows}, expected {expected}; correct the model"
+                )
+            return result
 
         def finish(out: Array) -> list[Array]:
             return [_unscaled(out, self._value_range)[:, : height * scale, : width * scale]]
 
         size = 4 * math.prod((frame.shape[0], height * scale, width * scale))
-        return emitted(made, finish, 1, size, pending=self._loaded.pending), ()
+        if self._apart:
+            return [made_when_taken(lambda: finish(made().numpy())[0], size)], ()
+        return emitted(made(), finish, 1, size, pending=self._loaded.pending), ()
 
     def state_bytes(self, state: tuple[()]) -> int:
         """There is none."""
