@@ -21,7 +21,6 @@ from spandrel import ImageModelDescriptor, ModelLoader
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import onnxruntime
 
 OPSET = 18
 FREE = {"input": {2: "height", 3: "width"}, "output": {2: "out_height", 3: "out_width"}}
@@ -63,6 +62,8 @@ def difference(model: ImageModelDescriptor, path: Path, side: tuple[int, int]) -
     picture = torch.rand(1, model.input_channels, *side, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model.model(picture).numpy()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -28,6 +28,6 @@ if [[ ${#missing[@]} -eq 0 ]]; then
 else
     say "[test] mypy is skipped: it needs the extras ${missing[*]}, which could not be installed"
 fi
-# Two workers: 2:33 on two idle cores (2026-11-22; three are no faster). A file stays together, so that its fixtures are made once.
+# Two workers: 4:21 on two cores that were nearly idle (2026-11-25). A file stays together, so that its fixtures are made once.
 python -m pytest -n 2 --dist loadfile "$@" || result=1
 exit "$result"
