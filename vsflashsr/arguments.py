@@ -6,19 +6,23 @@ From here on every value has its type: whoever takes ``Arguments`` checks nothin
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from .bundle import ColorFix, Precision
 from .colour_names import MATRIX, matrix_number
 from .errors import FlashsrError, shown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 type Tile = int | tuple[int, int] | Literal["auto"] | None
 """Side, or (width, height), in input pixels; None: the whole frame; "auto": the fewest that fit."""
@@ -167,6 +171,19 @@ def numbered_device(arguments: Arguments) -> int:
     )
 
 
+def device_number(backend: str, wanted: int | str, names: Sequence[str]) -> int:
+    """Which of a backend's devices, called ``names``, is the one of that number or, the first, of that (part of a) name.
+
+    Raises:
+        FlashsrError: there is none.
+    """
+    for number, name in enumerate(names):
+        if number == wanted if isinstance(wanted, int) else wanted.casefold() in name.casefold():
+            return number
+    listed = ", ".join(f"{number}: {name}" for number, name in enumerate(names))
+    raise FlashsrError(f"there is no such device for {backend!r}, got device_id={shown(wanted)}; choose of {listed}")
+
+
 def _word(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise FlashsrError(f"{name} is a name, got {shown(value)}; give one such as 'auto'")
@@ -263,3 +280,18 @@ def _option_value(name: object, value: object) -> OptionValue:
     raise FlashsrError(
         f"model_options has numbers, words and flags for values, got {shown(value)} for {shown(name)}; give one of those"
     )
+
+
+def changed[Options: DataclassInstance](options: Options, changes: Mapping[str, OptionValue], owner: str) -> Options:
+    """A model's options (a dataclass that checks its values as it is made) with the user's changes.
+
+    Raises:
+        FlashsrError: ``owner`` has no such option, or its value makes no sense.
+    """
+    known = [field.name for field in dataclasses.fields(options)]
+    if unknown := sorted(set(changes) - set(known)):
+        word = "option" if len(known) == 1 else "options"
+        raise FlashsrError(
+            f"{owner} has the {word} {', '.join(known)}, but no option {shown(unknown[0])}; correct model_options"
+        )
+    return dataclasses.replace(options, **changes)

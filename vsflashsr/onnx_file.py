@@ -310,3 +310,13 @@ def _packed(data: memoryview) -> Iterator[int]:
     while at < len(data):
         value, at = _varint(data, at)
         yield value
+
+
+def loadable(path: Path) -> bytes | Path:
+    """The graph, examined, as a runtime should load it: what was looked at, or its name where it has weights in other files.
+
+    Raises:
+        FlashsrError: see ``read_graph`` and ``examined``.
+    """
+    graph = read_graph(path)
+    return path if examined(path, graph).external else graph

@@ -58,7 +58,7 @@ def export_bundle(
         FlashsrError: `out` exists, the disk is full, or a weight doesn't fit the precision.
     """
     size = export_bytes(checkpoint.config, precision)
-    with all_or_nothing(out, size ) as folder:
+    with all_or_nothing(out, size) as folder:
         dtype = PRECISIONS[precision]
         section = write_section(checkpoint, folder, dtype, options or Options(), progress)
         write_manifest(folder, _manifest(checkpoint, section, precision, name or out.name))

@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from ..arguments import Arguments
 from ..errors import FlashsrError
-from ..onnx_file import examined, read_graph
+from ..onnx_file import loadable
 from .graph import Feed, GraphCall, Tensor, Value, WeightFile
 
 if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
@@ -66,9 +66,7 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
         where = f"the model {str(path)!r}"
-        graph = read_graph(path)
-        # What was looked at is what is loaded; only a graph with weights in other files needs its name, to find them.
-        model: bytes | Path = path if examined(path, graph).external else graph
+        model = loadable(path)
         try:
             self._session = ort.InferenceSession(model, options, providers=placed(options))
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types, some bare RuntimeError

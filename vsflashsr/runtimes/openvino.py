@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import Arguments
-from ..errors import FlashsrError, shown
-from ..onnx_file import examined, read_graph
+from ..arguments import Arguments, device_number
+from ..errors import FlashsrError
+from ..onnx_file import loadable
 from .graph import Feed, GraphCall, Tensor, Value
 from .onnxruntime import why_failed
 
@@ -59,9 +59,7 @@ class OpenVinoBackend:
         """Graphs are freed with the models that run them."""
 
     def _loaded(self, call: GraphCall) -> OpenVinoGraph:
-        graph = read_graph(call.path)
-        # What was looked at is what is loaded; only a graph with weights in other files needs its name, to find them.
-        source: bytes | Path = call.path if examined(call.path, graph).external else graph
+        source = loadable(call.path)
         try:
             model = self._core.read_model(source)
             if len(call.shapes) == 1:
@@ -126,13 +124,9 @@ def open_openvino(arguments: Arguments) -> OpenVinoBackend:
     Raises:
         FlashsrError: it isn't installed, or has no such device.
     """
-    wanted = arguments.device_id
-    names = devices()
-    found = names[wanted : wanted + 1] if isinstance(wanted, int) else [d for d in names if wanted.casefold() in d[1].casefold()]
-    if not found:
-        listed = ", ".join(f"{n}: {name}" for n, (_, name) in enumerate(names))
-        raise FlashsrError(f"there is no such device for 'openvino', got device_id={shown(wanted)}; choose of {listed}")
-    return OpenVinoBackend(found[0][0], arguments.threads)
+    found = devices()
+    chosen = device_number("openvino", arguments.device_id, [name for _, name in found])
+    return OpenVinoBackend(found[chosen][0], arguments.threads)
 
 
 def devices() -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..arguments import Arguments
+from ..arguments import Arguments, device_number
 from ..errors import FlashsrError, shown
 from .graph import Feed, GraphCall, Value
 from .onnxruntime import OnnxSession, why_failed
@@ -271,14 +271,7 @@ def _chosen(provider: Provider, wanted: int | str) -> Any:
             f"backend {provider.backend!r} finds no device, got none from {provider.package}; "
             "install the GPU's driver, or use backend='auto' or 'onnxruntime'"
         )
-    if isinstance(wanted, int):
-        matching = found[wanted : wanted + 1]
-    else:
-        matching = [device for device in found if wanted.casefold() in described(device).casefold()]
-    if not matching:
-        names = ", ".join(f"{n}: {described(device)}" for n, device in enumerate(found))
-        raise FlashsrError(f"there is no such device for {provider.backend!r}, got device_id={shown(wanted)}; choose of {names}")
-    return matching[0]
+    return found[device_number(provider.backend, wanted, [described(device) for device in found])]
 
 
 def _is_gpu(device: Any) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ...arguments import OptionValue
+from ...arguments import OptionValue, changed
 from ...bundle import ColorFix
 from ...errors import FlashsrError, shown
 
@@ -72,10 +71,4 @@ class Options:
         Raises:
             FlashsrError: there is no such option, or its value makes no sense.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        if unknown := sorted(set(changes) - set(known)):
-            raise FlashsrError(
-                f"FlashVSR has the options {', '.join(known)}, but no option {shown(unknown[0])}; correct model_options"
-            )
-        # Each value is checked as the options are made.
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        return changed(self, changes, "FlashVSR")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...arguments import OptionValue
+from ...arguments import OptionValue, changed
 from ...errors import FlashsrError, shown
 from ...schedule import Schedule
 from .step import DROPPED_FRAMES, FRAMES_PER_LATENT
@@ -41,13 +40,7 @@ class Options:
         Raises:
             FlashsrError: there is no such option, or its value makes no sense.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        if unknown := sorted(set(changes) - set(known)):
-            raise FlashsrError(
-                f"SwiftVR has the option {', '.join(known)}, but no option {shown(unknown[0])}; correct model_options"
-            )
-        # Each value is checked as the options are made.
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        return changed(self, changes, "SwiftVR")
 
     @property
     def schedule(self) -> Schedule:
