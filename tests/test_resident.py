@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,49 @@ print(json.dumps(seen))
     )
     (files, vram, memory), (files_later, vram_later, memory_later) = found
     assert files_later <= files and vram_later <= 1.2 * vram and memory_later < 1.08 * memory, found
+
+
+def test_where_the_result_is_to_be_is_said(tiny: Path) -> None:
+    """From either side to either side; a clip that was uploaded gives what a resident one gives."""
+    found = run(
+        """
+clip = noise(3, 64, 48, vs.YUV420P8)
+up = core.std.GPUUpload(clip)
+outs = {(name, wanted, strength): flashsr(given, 2, model=model, resident=wanted, strength=strength)
+        for name, given in (("host", clip), ("gpu", up)) for wanted in (None, True, False) for strength in (1, 0.5, 0)}
+def digests(out):
+    out = core.std.GPUDownload(out) if out.gpu_resident else out
+    return [digest(f) for f in out.frames()]
+print(json.dumps({
+    "resident": {f"{name} {wanted}": [bool(outs[name, wanted, s].gpu_resident) for s in (1, 0.5, 0)]
+                 for name, wanted, s in outs if s == 1},
+    "same": [len({tuple(digests(outs[key])) for key in
+                  (("gpu", None, s), ("gpu", True, s), ("gpu", False, s), ("host", True, s))}) for s in (1, 0.5, 0)],
+    "host": [digests(outs["host", None, s]) == digests(outs["host", False, s]) for s in (1, 0.5, 0)],
+}))
+""",
+        tiny,
+    )
+    resident = {"host True", "gpu None", "gpu True"}
+    assert {key for key, where in found["resident"].items() if where == [True] * 3} == resident
+    assert {key for key, where in found["resident"].items() if where == [False] * 3} == {"host None", "host False", "gpu False"}
+    assert found["same"] == [1, 1, 1] and found["host"] == [True, True, True]
+
+
+def test_without_vulkan_a_resident_result_is_refused_in_one_sentence(tiny: Path) -> None:
+    script = """
+import sys
+import vapoursynth as vs
+from vsflashsr import flashsr
+try:
+    flashsr(vs.core.std.BlankClip(width=64, height=48, format=vs.GRAY8, length=2), 2, model=sys.argv[1], resident=True)
+except vs.Error as error:
+    print(error)
+"""
+    variables = {**environment(), "VK_DRIVER_FILES": "no such file", "VK_LOADER_LAYERS_DISABLE": "~all~"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny)], env=variables, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert re.fullmatch(
+        r"flashsr: resident=True needs a GPU with Vulkan 1.4, got none that VapourSynth can use \(.+\); update .+\n", done.stdout
+    ), done.stdout

@@ -59,6 +59,7 @@ class Arguments:
     seed: int | None = None
     engine_dir: Path | None = None
     threads: int | None = None
+    resident: bool | None = None
     model_options: Mapping[str, OptionValue] = field(default_factory=dict)
     """By name; each kind of model makes its own typed options of them."""
 
@@ -89,6 +90,7 @@ def read_arguments(given: Mapping[str, object]) -> Arguments:
         seed=_optional_whole("seed", given["seed"], 0, _MOST_SEED),
         engine_dir=_folder("engine_dir", given["engine_dir"]),
         threads=_optional_whole("threads", given["threads"], 1, MOST_THREADS),
+        resident=None if given["resident"] is None else _flag("resident", given["resident"]),
         model_options=_options(given["model_options"]),
     )
 

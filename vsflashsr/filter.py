@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
-from . import formats
+from . import formats, residency
 from .arguments import Arguments, OptionValue, read_arguments
 from .errors import FlashsrError
 from .first_frame import properties_of_first_frame, try_conversions
@@ -44,6 +44,7 @@ def flashsr(
     seed: int | None = None,
     engine_dir: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    resident: bool | None = None,
     model_options: Mapping[str, OptionValue] | None = None,
 ) -> vs.VideoNode:
     """Upscale a clip with a streaming, causal super-resolution model.
@@ -89,6 +90,8 @@ def flashsr(
         seed: for models that draw noise; None: the bundle's own, 0.
         engine_dir: where TensorRT engines are kept; None: the user's cache folder.
         threads: threads for one step on the CPU; None: one for each core.
+        resident: whether what comes out is resident on the GPU (needs Vulkan 1.4); None: as the clip is. Where clip and result
+            differ, the one that is smaller crosses the bus: the clip before all else, or the finished frames.
         model_options: a model's own options, by name. What is said by an argument, too, must be the same there.
 
     Raises:
@@ -109,6 +112,9 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
     properties = properties_of_first_frame(clip, arguments.matrix)
     if source.color_family == vs.YUV:
         clip = formats.with_matrix(clip, arguments.matrix)
+    resident = bool(clip.gpu_resident) if arguments.resident is None else arguments.resident
+    if resident:
+        clip = residency.uploaded(clip)
     plain = formats.lanczos(clip, width, height, target)
     opened, backend = _open(clip, arguments)
     if properties is not None:
@@ -119,7 +125,7 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
             raise
     if arguments.strength == 0:
         backend.close()
-        return plain
+        return plain if resident else residency.downloaded(plain)
     made = _stream(
         clip,
         opened,
@@ -129,9 +135,9 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
         preroll=arguments.preroll,
     )
     out = formats.from_model(made, clip, opened.model.spec.channels, width, height, target)
-    if arguments.strength == 1:
-        return out
-    return formats.retag(vs.core.std.Merge(plain, out, arguments.strength), clip, target)
+    if arguments.strength != 1:
+        out = formats.retag(vs.core.std.Merge(plain, out, arguments.strength), clip, target)
+    return out if resident else residency.downloaded(out)
 
 
 def _open(clip: vs.VideoNode, arguments: Arguments) -> tuple[OpenedModel, Backend]:

@@ -14,7 +14,9 @@ from vsflashsr.errors import FlashsrError
 
 
 def test_every_argument_of_the_filter_is_there() -> None:
-    assert {f.name for f in fields(FilterOptions)} == set(inspect.signature(flashsr).parameters) - {"clip", "scale", "matrix"}
+    others = {"clip", "scale", "matrix", "resident"}
+    """What a command decides itself: it writes frames to a file or a pipe, which takes them from the host."""
+    assert {f.name for f in fields(FilterOptions)} == set(inspect.signature(flashsr).parameters) - others
 
 
 def test_only_what_is_given_is_passed_on() -> None:
