@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from vsflashsr.models.flashvsr.network.precision import DTYPE_NAMES
+from vsflashsr.models.wan.network.precision import DTYPE_NAMES
 from vsflashsr.runtimes.graph import TensorEntry
 
 OPSET = 20

@@ -10,9 +10,9 @@ import onnx
 import torch
 from torch import Tensor
 
-from vsflashsr.models.flashvsr.network.config import DiTConfig
-from vsflashsr.models.flashvsr.network.dit import Constants
-from vsflashsr.models.flashvsr.network.pieces import (
+from vsflashsr.models.wan.network.config import DiTConfig
+from vsflashsr.models.wan.network.dit import Constants
+from vsflashsr.models.wan.network.pieces import (
     FirstPiece,
     LastPiece,
     MiddlePiece,
@@ -25,7 +25,7 @@ from vsflashsr.models.flashvsr.network.pieces import (
     precision_of,
     to_precision,
 )
-from vsflashsr.models.flashvsr.section import Graph
+from vsflashsr.models.wan.section import Graph
 from vsflashsr.runtimes.graph import TensorEntry
 
 from .bundle_folder import Progress, converted

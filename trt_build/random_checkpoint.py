@@ -22,17 +22,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vsflashsr.models.flashvsr.network.config import (
-    DiTConfig,
-    FlashVSRConfig,
-    Layout,
-    Shape,
-    dit_layout,
-    projector_layout,
-    tcdecoder_layout,
-    vae_layout,
-)
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, projector_layout, tcdecoder_layout, vae_layout
 from vsflashsr.models.swiftvr.network.config import SwiftVRConfig, reae_layout
+from vsflashsr.models.wan.network.config import DiTConfig, Layout, Shape, dit_layout
 
 from .realviformer import layout as realviformer
 from .swiftvr.checkpoint import published_name

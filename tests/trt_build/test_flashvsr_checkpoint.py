@@ -22,13 +22,8 @@ from safetensors.torch import load_file, save_file
 from trt_build.flashvsr.checkpoint import Checkpoint, MissingFileError, load_checkpoint, load_part
 from trt_build.random_checkpoint import random_tensor, write_checkpoint
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.network.config import (
-    FlashVSRConfig,
-    dit_layout,
-    projector_layout,
-    tcdecoder_layout,
-    vae_layout,
-)
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, projector_layout, tcdecoder_layout, vae_layout
+from vsflashsr.models.wan.network.config import dit_layout
 
 DIT = "diffusion_pytorch_model_streaming_dmd.safetensors"
 CONFIG = FlashVSRConfig(

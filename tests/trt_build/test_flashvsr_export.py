@@ -26,11 +26,12 @@ from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.pieces import pieces_of, write_piece
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, dit_layout
-from vsflashsr.models.flashvsr.network.dit import DiT, build_constants
-from vsflashsr.models.flashvsr.network.pieces import FirstPiece, LastPiece, MiddlePiece
-from vsflashsr.models.flashvsr.network.precision import PRECISIONS
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.section import files_of, read_section
+from vsflashsr.models.wan.network.config import dit_layout
+from vsflashsr.models.wan.network.dit import DiT, build_constants
+from vsflashsr.models.wan.network.pieces import FirstPiece, LastPiece, MiddlePiece
+from vsflashsr.models.wan.network.precision import PRECISIONS
 
 from ..support.flashvsr_small import ROOT, SMALL, small_bundle, small_folder
 from ..support.models import host_flashvsr
@@ -253,7 +254,7 @@ def test_verify_of_no_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 def compile_pieces(folder: Path, dim: int, targets: tuple[tuple[int, int], ...]) -> list[str]:
     """Both forms of the three pieces; a line each with size and time."""
-    from vsflashsr.models.flashvsr.network.pieces import patch_values
+    from vsflashsr.models.wan.network.pieces import patch_values
 
     widths = {"patches": patch_values(FlashVSRConfig()), "lq": dim, "x": dim, "attended": dim}
     inputs = {"first": FirstPiece.inputs, "middle": MiddlePiece.inputs, "last": LastPiece.inputs}

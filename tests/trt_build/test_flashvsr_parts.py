@@ -26,16 +26,11 @@ from trt_build.flashvsr.export_parts import write_projector, write_tcdecoder, wr
 from trt_build.random_checkpoint import random_tensor
 from vsflashsr.colour_fix import adain, wavelet
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.network.config import (
-    FlashVSRConfig,
-    Layout,
-    projector_layout,
-    tcdecoder_layout,
-    vae_layout,
-)
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, projector_layout, tcdecoder_layout, vae_layout
 from vsflashsr.models.flashvsr.network.projector import build_projector
 from vsflashsr.models.flashvsr.network.tcdecoder import MEMORY_BLOCKS, TCDecoder
 from vsflashsr.models.flashvsr.network.wan_vae import LATENT_MEAN, LATENT_STD, WanVaeDecoder, cache_specs
+from vsflashsr.models.wan.network.config import Layout
 from vsflashsr.resample import resize, resize_u8
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 

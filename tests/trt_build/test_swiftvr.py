@@ -26,13 +26,13 @@ from trt_build.swiftvr.torch_executor import TorchExecutor
 from vsflashsr.arguments import Arguments
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.network.config import dit_layout
-from vsflashsr.models.flashvsr.network.pieces import MiddlePiece, PatchPiece
 from vsflashsr.models.opening import graphs_ahead, read_kind
 from vsflashsr.models.swiftvr.host import SwiftVRModel
 from vsflashsr.models.swiftvr.network.config import PUBLISHED_DIT, SwiftVRConfig, reae_layout
 from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder, decoder_weights
 from vsflashsr.models.swiftvr.step import run_step
+from vsflashsr.models.wan.network.config import dit_layout
+from vsflashsr.models.wan.network.pieces import MiddlePiece, PatchPiece
 from vsflashsr.runtimes.onnxruntime import CpuBackend
 
 from ..support.flashvsr_small import frames
@@ -197,8 +197,8 @@ def test_tensorrt_rtx_compiles_every_graph_of_the_published_width(
     pytest.importorskip("tensorrt_rtx")
     from trt_build.graphs import write_graph
     from trt_build.pieces import piece_graph
-    from vsflashsr.models.flashvsr.network.pieces import LastPiece
-    from vsflashsr.models.flashvsr.network.precision import PRECISIONS
+    from vsflashsr.models.wan.network.pieces import LastPiece
+    from vsflashsr.models.wan.network.precision import PRECISIONS
 
     dtype, dit = PRECISIONS[precision], PUBLISHED_DIT
     with torch.device("meta"):

@@ -15,15 +15,8 @@ from typing import Literal
 import torch
 
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.network.config import (
-    FlashVSRConfig,
-    Layout,
-    Shape,
-    dit_layout,
-    projector_layout,
-    tcdecoder_layout,
-    vae_layout,
-)
+from vsflashsr.models.flashvsr.network.config import FlashVSRConfig, projector_layout, tcdecoder_layout, vae_layout
+from vsflashsr.models.wan.network.config import Layout, Shape, dit_layout
 
 from ..weights_file import WeightsFile, check_dtypes, open_weights, some
 

@@ -13,19 +13,14 @@ from torch import nn
 from vsflashsr.bundle import write_manifest
 from vsflashsr.files import sha256_of
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
-from vsflashsr.models.flashvsr.network.dit import build_constants
-from vsflashsr.models.flashvsr.network.pieces import (
-    FirstPiece,
-    LastPiece,
-    MiddlePiece,
-    WindowAttention,
-)
-from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.flashvsr.network.projector import build_projector
 from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
 from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import Section
+from vsflashsr.models.wan.network.dit import build_constants
+from vsflashsr.models.wan.network.pieces import FirstPiece, LastPiece, MiddlePiece, WindowAttention
+from vsflashsr.models.wan.network.precision import PRECISIONS
 from vsflashsr.version import __version__
 
 from ..bundle_folder import Progress, all_or_nothing, silent

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
-from vsflashsr.models.flashvsr.network.dit import build_constants
-from vsflashsr.models.flashvsr.network.pieces import (
+from vsflashsr.models.flashvsr.network.projector import ProjectorV1, build_projector
+from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
+from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
+from vsflashsr.models.flashvsr.rope import slice_positions, slice_tables
+from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid
+from vsflashsr.models.wan.network.dit import build_constants
+from vsflashsr.models.wan.network.pieces import (
     FirstPiece,
     LastPiece,
     MiddlePiece,
@@ -22,11 +27,6 @@ from vsflashsr.models.flashvsr.network.pieces import (
     middle_weights,
     precision_of,
 )
-from vsflashsr.models.flashvsr.network.projector import ProjectorV1, build_projector
-from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
-from vsflashsr.models.flashvsr.network.wan_vae import WanVaeDecoder, cache_specs
-from vsflashsr.models.flashvsr.rope import slice_positions, slice_tables
-from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid
 
 from .checkpoint import Checkpoint
 

@@ -33,11 +33,11 @@ from vsflashsr.models.flashvsr.host.step import (
     run_step,
     to_patches,
 )
-from vsflashsr.models.flashvsr.network.dit import build_constants, cross_keys_values, timestep_embedding
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.plan import step_plan
 from vsflashsr.models.flashvsr.rope import angles, rope_split, slice_positions
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, token_order, topk_ratio, window_order
+from vsflashsr.models.wan.network.dit import build_constants, cross_keys_values, timestep_embedding
 from vsflashsr.resample import resize_u8
 from vsflashsr.runtimes.onnxruntime import CpuBackend
 

@@ -20,8 +20,8 @@ from vsflashsr.gpu.device import Device
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
-from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.flashvsr.rope import slice_positions
+from vsflashsr.models.wan.network.precision import PRECISIONS
 
 from .settings import Settings
 

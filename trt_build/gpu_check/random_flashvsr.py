@@ -10,12 +10,13 @@ from torch import nn
 
 from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
-from vsflashsr.models.flashvsr.network.pieces import FirstPiece, LastPiece, MiddlePiece, to_precision
-from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.flashvsr.network.projector import build_projector
 from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
 from vsflashsr.models.flashvsr.options import Options
-from vsflashsr.models.flashvsr.section import DecoderState, Graph, Section
+from vsflashsr.models.flashvsr.section import DecoderState, Section
+from vsflashsr.models.wan.network.pieces import FirstPiece, LastPiece, MiddlePiece, to_precision
+from vsflashsr.models.wan.network.precision import PRECISIONS
+from vsflashsr.models.wan.section import Graph
 from vsflashsr.runtimes.graph import DeviceGraph
 
 type Types = Sequence[tuple[str, torch.dtype]]

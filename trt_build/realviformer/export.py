@@ -11,7 +11,7 @@ import torch
 from vsflashsr.bundle import write_manifest
 from vsflashsr.errors import FlashsrError
 from vsflashsr.files import sha256_of
-from vsflashsr.models.flashvsr.network.precision import PRECISIONS
+from vsflashsr.models.wan.network.precision import PRECISIONS
 from vsflashsr.version import __version__
 
 from ..bundle_folder import Progress, all_or_nothing, converted, silent

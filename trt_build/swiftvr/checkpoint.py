@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.network.config import DiTConfig, Layout, dit_layout
-from vsflashsr.models.flashvsr.network.dit import TIMESTEP, Constants, build_constants
 from vsflashsr.models.swiftvr.network.config import PUBLISHED_DIT, SwiftVRConfig, reae_layout
 from vsflashsr.models.swiftvr.windows import WINDOW
+from vsflashsr.models.wan.network.config import DiTConfig, Layout, dit_layout
+from vsflashsr.models.wan.network.dit import TIMESTEP, Constants, build_constants
 
 from ..weights_file import WeightsFile, check_dtypes, compare, open_weights
 

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from vsflashsr.bundle import write_manifest
 from vsflashsr.files import sha256_of
-from vsflashsr.models.flashvsr.network.pieces import LastPiece, MiddlePiece, PatchPiece
-from vsflashsr.models.flashvsr.network.precision import PRECISIONS
 from vsflashsr.models.swiftvr.network.attention import WindowedAttention
 from vsflashsr.models.swiftvr.network.config import SwiftVRConfig
 from vsflashsr.models.swiftvr.network.reae import (
@@ -29,6 +27,8 @@ from vsflashsr.models.swiftvr.network.reae import (
 from vsflashsr.models.swiftvr.options import Options
 from vsflashsr.models.swiftvr.section import Memory, Section
 from vsflashsr.models.swiftvr.step import FRAMES_PER_LATENT
+from vsflashsr.models.wan.network.pieces import LastPiece, MiddlePiece, PatchPiece
+from vsflashsr.models.wan.network.precision import PRECISIONS
 from vsflashsr.version import __version__
 
 from ..bundle_folder import Progress, all_or_nothing, converted, silent

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsflashsr.models.flashvsr.network.pieces import LastPiece, MiddlePiece, PatchPiece
 from vsflashsr.models.swiftvr.network.attention import WindowedAttention
 from vsflashsr.models.swiftvr.network.config import SwiftVRConfig
 from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder, decoder_weights, encoder_weights, memory_sizes
 from vsflashsr.models.swiftvr.step import Array, Memories
 from vsflashsr.models.swiftvr.windows import Windows
+from vsflashsr.models.wan.network.pieces import LastPiece, MiddlePiece, PatchPiece
 
 from ..pieces import pieces_of
 from .checkpoint import Checkpoint, constants

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vsflashsr.models.flashvsr.network.pieces import LastPiece
 from vsflashsr.models.swiftvr.calls import step_calls
 from vsflashsr.models.swiftvr.host import HostExecutor
 from vsflashsr.models.swiftvr.network.attention import WindowedAttention
@@ -35,6 +34,7 @@ from vsflashsr.models.swiftvr.step import (
 )
 from vsflashsr.models.swiftvr.upscale import bilinear
 from vsflashsr.models.swiftvr.windows import angles, rotary, starts, windows
+from vsflashsr.models.wan.network.pieces import LastPiece
 from vsflashsr.runtimes.onnxruntime import CpuBackend
 
 from ..stages import Array, StageResult, compared, run_module

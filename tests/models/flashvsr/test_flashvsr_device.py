@@ -21,7 +21,8 @@ from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
 from vsflashsr.models.flashvsr.options import Options
-from vsflashsr.models.flashvsr.section import Graph, read_section
+from vsflashsr.models.flashvsr.section import read_section
+from vsflashsr.models.wan.section import Graph
 from vsflashsr.runtimes.graph import DeviceGraph
 
 from ...support.flashvsr_small import frames

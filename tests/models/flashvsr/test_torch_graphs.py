@@ -15,9 +15,9 @@ import torch
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.calls import decoder_shapes, projector_shapes, token_shapes
 from vsflashsr.models.flashvsr.network.graphs import torch_graph
-from vsflashsr.models.flashvsr.network.pieces import MiddlePiece, to_precision
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid
+from vsflashsr.models.wan.network.pieces import MiddlePiece, to_precision
 from vsflashsr.runtimes.graph import Shape
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 from vsflashsr.runtimes.torch import TorchGraph
@@ -82,9 +82,9 @@ def test_what_runs_is_what_is_exported_to_rounding(dtype: torch.dtype, monkeypat
     x, attended = torch.randn(128, SMALL.dim), torch.randn(128, SMALL.dim).to(dtype)
     with torch.inference_mode():
         runs = piece(x, attended)
-        monkeypatch.setattr("vsflashsr.models.flashvsr.network.pieces.exporting", lambda: True)
+        monkeypatch.setattr("vsflashsr.models.wan.network.pieces.exporting", lambda: True)
         widened = piece(x, attended)
-        monkeypatch.setattr("vsflashsr.models.flashvsr.network.dit.exporting", lambda: True)
+        monkeypatch.setattr("vsflashsr.models.wan.network.dit.exporting", lambda: True)
         exported = piece(x, attended)
     step = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
     for made, same, wanted in zip(runs, widened, exported, strict=True):

@@ -10,9 +10,10 @@ from pathlib import Path
 from ...errors import FlashsrError
 from ...onnx_file import OnnxFile, read_onnx
 from ...runtimes.graph import DeviceGraph, GraphCall, Shape, Shapes, WeightFile
+from ..wan.section import Graph
 from .options import Options
 from .plan import FIRST_SLICES
-from .section import Graph, Section
+from .section import Section
 from .windows import BLOCK_PX, Grid
 
 

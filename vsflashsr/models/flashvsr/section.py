@@ -9,24 +9,11 @@ from typing import Any, Literal, get_args
 
 from ...errors import FlashsrError
 from ...runtimes.graph import TensorEntry
+from ..wan.section import Graph
 from .options import Options
 
 type Version = Literal["v1", "v1.1"]
 type Variant = Literal["tiny", "full"]
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A graph in its two forms, and the weights both read: one file per layer it serves."""
-
-    shared: str
-    """Graph with its weights as inputs: one for all layers."""
-    constant: tuple[str, ...]
-    """Graphs with constant weights, one per layer."""
-    weights: tuple[str, ...]
-    """Weight files, one per layer, all laid out the same."""
-    tensors: tuple[TensorEntry, ...]
-    """What lies where in each weight file."""
 
 
 @dataclass(frozen=True, slots=True)

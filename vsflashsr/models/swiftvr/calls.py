@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtimes.graph import GraphCall, Shape, Shapes, WeightFile
-from ..flashvsr.section import Graph
+from ..wan.section import Graph
 from .options import Options
 from .section import Memory, Section
 from .step import FRAMES_PER_LATENT, TOKEN_PX

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ...errors import FlashsrError
-from ..flashvsr.section import Graph
+from ..wan.section import Graph
 from .options import Options
 
 

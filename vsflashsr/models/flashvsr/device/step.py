@@ -20,6 +20,7 @@ from ....gpu.pipeline import Pipeline, RunMemory, RunState, Stage
 from ....gpu.results import StepResult
 from ....resample import on_grid
 from ....runtimes.graph import DeviceGraph, PreparedGraph, weights_bytes
+from ...wan.prepared import PreparedPiece
 from ..calls import StepOf, decoder_shapes, projector_shapes, token_shapes
 from ..kernels import launches
 from ..kernels.tables import resize_table, rotary_tables
@@ -36,7 +37,6 @@ from ..plan import (
 )
 from ..section import Section
 from . import memory
-from .graphs import PreparedPiece
 from .memory import IN_FLIGHT, LATENT_CHANNELS, PATCH_VALUES, StepShape
 
 if TYPE_CHECKING:

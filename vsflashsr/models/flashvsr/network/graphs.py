@@ -6,24 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnx.external_data_helper
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ....bundle import Bundle
-from ....errors import FlashsrError
-from ....runtimes.graph import TensorEntry
 from ....runtimes.torch import TorchGraph
+from ...wan.network.config import DiTConfig
+from ...wan.network.loading import piece_graph, with_weights
+from ...wan.network.pieces import FirstPiece, LastPiece, MiddlePiece
+from ...wan.network.precision import PRECISIONS
 from ..section import Section
 from .config import FlashVSRConfig
-from .pieces import FirstPiece, LastPiece, MiddlePiece, precision_of
-from .precision import DTYPE_NAMES, PRECISIONS
 from .projector import build_projector
 from .tcdecoder import TCDecoder
 from .wan_vae import WanVaeDecoder, cache_specs
-
-_TYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def torch_graph(bundle: Bundle, section: Section, part: str, layer: int, device: str) -> TorchGraph:
@@ -46,11 +42,11 @@ def torch_graph(bundle: Bundle, section: Section, part: str, layer: int, device:
             return _whole_decoder(config, bundle, section, dtype, device)
         case "decoder_first":
             return _first_decoder(config, bundle, section, dtype, device)
-    kinds: Mapping[str, Callable[[FlashVSRConfig], FirstPiece | MiddlePiece | LastPiece]] = {
+    kinds: Mapping[str, Callable[[DiTConfig], FirstPiece | MiddlePiece | LastPiece]] = {
         "first": FirstPiece, "middle": MiddlePiece, "last": LastPiece
     }  # fmt: skip
     graph = {"first": section.first, "middle": section.middle, "last": section.last}[part]
-    return _piece(kinds[part], config, bundle.path(graph.weights[layer]), graph.tensors, dtype, device)
+    return piece_graph(kinds[part], config, bundle.path(graph.weights[layer]), graph.tensors, dtype, device)
 
 
 def _projector(
@@ -60,7 +56,7 @@ def _projector(
         module = build_projector(config, section.version)
     context = [] if section.version == "v1" else [("ctx1", torch.float32), ("ctx2", dtype)]
     return TorchGraph(
-        _loaded(module, bundle.path(section.projector), dtype),
+        with_weights(module, bundle.path(section.projector), dtype),
         [("clip", torch.float32), *context],
         [("tokens", dtype), *([("next2", dtype)] if context else [])],
         device,
@@ -94,56 +90,6 @@ def _config(section: Section) -> FlashVSRConfig:
     return FlashVSRConfig(**values)
 
 
-def _piece(
-    kind: Callable[[FlashVSRConfig], FirstPiece | MiddlePiece | LastPiece],
-    config: FlashVSRConfig,
-    path: Path,
-    table: Sequence[TensorEntry],
-    dtype: torch.dtype,
-    device: str,
-) -> TorchGraph:
-    with torch.device("meta"):
-        module = kind(config)
-    raw = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    weights: dict[str, Tensor] = {}
-    for entry in table:
-        part = raw[entry.offset_bytes : entry.offset_bytes + entry.length_bytes]
-        if part.numel() != entry.length_bytes:
-            raise FlashsrError(f"the weights {str(path)!r} are too short, got {raw.numel()} bytes; export the bundle again")
-        weights[entry.name] = part.view(_TYPES[entry.dtype]).reshape(entry.shape).to(device)
-    assert all(weights[name].dtype == precision_of(name, dtype) for name in weights)
-    module.load_state_dict(weights, assign=True)
-    types = {"patches": torch.float32, "x": torch.float32, "x_out": torch.float32, "latents": torch.float32}
-    return TorchGraph(
-        module,
-        [(name, types.get(name, dtype)) for name in module.inputs],
-        [(name, types.get(name, dtype)) for name in module.outputs],
-        device,
-    )
-
-
-def _loaded(module: nn.Module, graph: Path, dtype: torch.dtype) -> nn.Module:
-    """A module with the weights of an exported graph: they have the names they have in the module."""
-    model = onnx.load(graph, load_external_data=True)
-    found = {tensor.name: _tensor(tensor) for tensor in model.graph.initializer}
-    names = [name for name, _ in module.named_parameters()]
-    if missing := [name for name in names if name not in found]:
-        raise FlashsrError(f"the graph {str(graph)!r} has no weight {missing[0]!r}; export the bundle again")
-    module = module.to(dtype)
-    module.load_state_dict({name: found[name].to(dtype) for name in names}, assign=True)
-    return module
-
-
-def _tensor(tensor: onnx.TensorProto) -> Tensor:
-    """Through the raw bytes: NumPy has no bfloat16."""
-    kinds: Mapping[int, torch.dtype] = {
-        onnx.TensorProto.FLOAT: torch.float32,
-        onnx.TensorProto.FLOAT16: torch.float16,
-        onnx.TensorProto.BFLOAT16: torch.bfloat16,
-    }
-    return torch.frombuffer(bytearray(tensor.raw_data), dtype=kinds[tensor.data_type]).reshape(tuple(tensor.dims))
-
-
 def _decoder(
     module: nn.Module,
     graph: Path,
@@ -153,7 +99,7 @@ def _decoder(
     device: str,
 ) -> TorchGraph:
     return TorchGraph(
-        _loaded(module, graph, dtype),
+        with_weights(module, graph, dtype),
         [("latent", torch.float32), *condition, *((f"state{n}", dtype) for n in states)],
         [("frames", torch.float32), *((f"next{n}", dtype) for n in states)],
         device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...flashvsr.network.config import DiTConfig, Layout
+from ...wan.network.config import DiTConfig, Layout
 
 PUBLISHED_DIT = DiTConfig(dim=3072, heads=24, ffn=14336, latent_channels=48)
 MEMORIES = 9

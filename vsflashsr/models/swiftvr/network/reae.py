@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...flashvsr.network.tcdecoder import MemoryBlock, TimeGrow
+from ...wan.network.memory import MemoryBlock, TimeGrow
 from .config import DECODER_MEMORIES, ENCODER_MEMORIES, SwiftVRConfig
 
 FRAMES_PER_LATENT = 4

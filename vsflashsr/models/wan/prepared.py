@@ -1,14 +1,14 @@
-"""A piece of FlashVSR's DiT on a device, for all the layers it serves."""
+"""A piece of a DiT on a device, for all the layers it serves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ....runtimes.graph import DeviceGraph, Shape
+from ...runtimes.graph import DeviceGraph, Shape
 
 if TYPE_CHECKING:
-    from ....gpu.device import Stream
+    from ...gpu.device import Stream
 
 
 class PreparedPiece:

@@ -1,7 +1,7 @@
-"""The DiT of FlashVSR as torch modules with the published names, and the constants that follow from prompt and timestep.
+"""The DiT as torch modules with the published names, and the constants that follow from prompt and timestep.
 
-The modules hold the layers; the order in which a step calls them is in `pieces` (per-token graphs) and
-`vsflashsr.models.flashvsr.host.step` (what lies between those).
+The modules hold the layers; the order in which a step calls them is in `pieces` (per-token graphs) and in each model's step
+(what lies between those).
 """
 
 from __future__ import annotations

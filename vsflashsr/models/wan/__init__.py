@@ -1,0 +1,1 @@
+"""What models around Wan's diffusion transformer share: FlashVSR and SwiftVR."""
