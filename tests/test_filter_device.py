@@ -48,7 +48,7 @@ def gpu(
     with driver.use(mock), monkeypatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", FakeTensorRT(mock))
         patch.setattr(probe, "device_count", lambda: 1)
-        patch.setattr(kind, "KernelLibrary", lambda device: HostKernels(mock))
+        patch.setattr(kind, "KernelLibrary", lambda device, kernels: HostKernels(mock))
         yield Gpu(mock, folder / "engines ü")
         gc.collect()
         mock.assert_clean()

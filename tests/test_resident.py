@@ -146,7 +146,11 @@ print(json.dumps({
     )
     resident = {"host True", "gpu None", "gpu True"}
     assert {key for key, where in found["resident"].items() if where == [True] * 3} == resident
-    assert {key for key, where in found["resident"].items() if where == [False] * 3} == {"host None", "host False", "gpu False"}
+    assert {key for key, where in found["resident"].items() if where == [False] * 3} == {
+        "host None",
+        "host False",
+        "gpu False",
+    }
     assert found["same"] == [1, 1, 1] and found["host"] == [True, True, True]
 
 
@@ -162,8 +166,14 @@ except vs.Error as error:
 """
     variables = {**environment(), "VK_DRIVER_FILES": "no such file", "VK_LOADER_LAYERS_DISABLE": "~all~"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tiny)], env=variables, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", script, str(tiny)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert re.fullmatch(
-        r"flashsr: resident=True needs a GPU with Vulkan 1.4, got none that VapourSynth can use \(.+\); update .+\n", done.stdout
+        r"flashsr: resident=True needs a GPU with Vulkan 1.4, got none that VapourSynth can use \(.+\); update .+\n",
+        done.stdout,
     ), done.stdout

@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vsflashsr.models.flashvsr.kernels.launches import Attention, Launch, attention_scratch
-from vsflashsr.models.flashvsr.kernels.table import Kernel, kernels, tuning
+from vsflashsr.gpu.kernels.kernel import Kernel, KernelSet, Launch
+from vsflashsr.models.flashvsr.kernels.launches import Attention, attention_scratch
+from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS
 
 _CHOICE = "TRITON_INTERPRET"
 _CAPABILITY = 90
-_NUMBERS = {"p": np.uint64, "i32": np.int32, "i64": np.int64}
+_NUMBERS = {"p": np.uint64, "i32": np.int32, "i64": np.int64, "f32": np.float32}
 
 
 def interpreted[**P, R](test: Callable[P, R]) -> Callable[P, R]:
@@ -60,29 +61,32 @@ def _worker() -> ProcessPoolExecutor:
     return pool
 
 
-def run_launches(launches: Iterable[Launch]) -> None:
+def run_launches(launches: Iterable[Launch], kernels: KernelSet = KERNELS) -> None:
     """All of them, in order."""
     for launch in launches:
-        run_launch(launch)
+        run_launch(launch, kernels)
 
 
-def run_launch(launch: Launch, **constants: int) -> None:
+def run_launch(launch: Launch, kernels: KernelSet = KERNELS, **constants: int) -> None:
     """Addresses are those of this process (the mock device's are). `constants` replace those it is compiled with for a GPU."""
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
     assert interpreting(), "TRITON_INTERPRET=1 has to be set before Triton is imported: mark the test @interpreted"
-    kernel = kernels()[launch.kernel]
-    types = {"fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32, "i32": tl.int32, "i64": tl.int64}
+    kernel = kernels.kernels()[launch.kernel]
+    types = {
+        "fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32, "i32": tl.int32, "i64": tl.int64,
+        "u8": tl.uint8, "u16": tl.uint16, "f32": tl.float32,
+    }  # fmt: skip
     values: list[Any] = []
     # Given as the interpreter's own tensors: to find out the type of anything else it imports torch.
     for (_, type_), (kind, value) in zip(kernel.arguments, launch.args, strict=True):
         own = tl.pointer_type(types[type_[1:]]) if kind == "p" else types[kind]
         values.append(tl.tensor(TensorHandle(np.array([value], _NUMBERS[kind]), own), own))
     # Whole windows at once: the interpreter's time goes by the number of operations, not by their size.
-    whole = {"BLOCK_N": WINDOW_TOKENS} if "BLOCK_N" in tuning(kernel, _CAPABILITY).constants else {}
+    whole = {"BLOCK_N": WINDOW_TOKENS} if "BLOCK_N" in kernels.tuning(kernel, _CAPABILITY).constants else {}
     with _mended():
-        _function(kernel)[launch.grid](*values, **{**kernel.constants, **whole, **constants})
+        _function(kernels, kernel)[launch.grid](*values, **{**kernel.constants, **whole, **constants})
 
 
 @contextlib.contextmanager
@@ -134,8 +138,8 @@ def bf16_values(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def _function(kernel: Kernel) -> Any:
-    return getattr(importlib.import_module(f"vsflashsr.models.flashvsr.kernels.sources.{kernel.module}"), kernel.function)
+def _function(kernels: KernelSet, kernel: Kernel) -> Any:
+    return getattr(importlib.import_module(f"{kernels.package}.sources.{kernel.module}"), kernel.function)
 
 
 def unset(shape: tuple[int, ...], dtype: Any = np.float32) -> npt.NDArray[Any]:

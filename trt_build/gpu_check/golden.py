@@ -17,9 +17,10 @@ from trt_build.flashvsr.checkpoint import Checkpoint
 from trt_build.flashvsr.torch_executor import TorchExecutor
 from trt_build.flashvsr.verify_dit import dit_fixtures, golden_masks, golden_steps, open_golden
 from vsflashsr.gpu.device import Device
+from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan
 from vsflashsr.models.flashvsr.kernels import launches
-from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.rope import slice_positions
 from vsflashsr.models.wan.network.precision import PRECISIONS
 
@@ -41,7 +42,7 @@ def part(settings: Settings) -> dict[str, Any]:
     checkpoint = open_golden(settings.golden)
     device = Device()
     try:
-        library, stream = KernelLibrary(device), device.stream()
+        library, stream = KernelLibrary(device, KERNELS), device.stream()
 
         def run(launch: launches.Launch) -> None:
             torch.cuda.synchronize()

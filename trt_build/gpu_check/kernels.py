@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vsflashsr.gpu.device import Device
+from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.kernels import launches
-from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.kernels.tables import rotary_tables
 from vsflashsr.models.flashvsr.windows import BLOCK_PX, Grid, local_mask, pair_budget, topk_ratio
 
@@ -29,7 +30,7 @@ def part(settings: Settings) -> dict[str, Any]:
     """Each type at the first size, in a first step (3 slices see 3) and a steady one (1 sees 4)."""
     device = Device()
     try:
-        library = KernelLibrary(device)
+        library = KernelLibrary(device, KERNELS)
         grid = Grid(settings.sizes[0][0] // BLOCK_PX, settings.sizes[0][1] // BLOCK_PX)
         report: dict[str, Any] = {
             f"{dtype}, {queries} of {keys}": _checked(device, library, grid, dtype, queries, keys, settings.repeats)

@@ -6,9 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from vsflashsr.arguments import Arguments
+from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
-from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.kind import FlashVSRKind
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.kind import LoadedModel, Size
@@ -36,7 +37,7 @@ class RandomKind(FlashVSRKind):
         shape = step_shape(self.section, self.options, dtype=self.dtype, low=size, scale=self.scale)
         step = DeviceStep(
             backend.device,
-            KernelLibrary(backend.device),
+            KernelLibrary(backend.device, KERNELS),
             graphs,
             self.section,
             shape,

@@ -8,7 +8,8 @@ from typing import Any
 
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.device import Device
-from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
+from vsflashsr.gpu.kernels.library import KernelLibrary
+from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.runtimes.torch import TorchGraph
 
@@ -54,7 +55,7 @@ def _measure(
         torch.cuda.reset_peak_memory_stats()
         name = f"{size[0]}x{size[1]} {dtype}{', captured' if captured else ''}"
         try:
-            given = Given(device, KernelLibrary(device), graphs, config, dtype)
+            given = Given(device, KernelLibrary(device, KERNELS), graphs, config, dtype)
             report[name] = measured(given, size, captured=captured, steps=settings.steps, repeats=settings.repeats)
             report[name]["memory"]["torch_peak_bytes"] = torch.cuda.max_memory_allocated()
         except (FlashsrError, RuntimeError) as error:

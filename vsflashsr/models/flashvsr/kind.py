@@ -10,6 +10,7 @@ from ...arguments import Arguments
 from ...bundle import Bundle, ColorFix
 from ...errors import FlashsrError
 from ...geometry import padded
+from ...gpu.kernels.library import KernelLibrary
 from ...runtimes.backend import Backend, DeviceBackend, HostBackend
 from ...runtimes.graph import DeviceGraph, GraphCall
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, said_once
@@ -18,7 +19,7 @@ from .device.model import DeviceFlashVSRModel, step_shape
 from .device.step import DeviceStep
 from .host.executor import load_executor
 from .host.model import FlashVSRModel
-from .kernels.library import KernelLibrary
+from .kernels.table import KERNELS
 from .options import Options
 from .section import Section, files_of, read_section
 from .windows import BLOCK_PX, Grid
@@ -70,7 +71,7 @@ class FlashVSRKind:
         return LoadedModel(FlashVSRModel(self.bundle.spec(self.scale), options, executor))
 
     def _on_device(self, backend: DeviceBackend, size: Size, options: Options, runs: int) -> LoadedModel:
-        library = KernelLibrary(backend.device)
+        library = KernelLibrary(backend.device, KERNELS)
         calls = self._calls(size)
         graphs = calls.loaded(backend.load(list(calls)))
         step = DeviceStep(

@@ -40,7 +40,8 @@ from . import memory
 from .memory import IN_FLIGHT, LATENT_CHANNELS, PATCH_VALUES, StepShape
 
 if TYPE_CHECKING:
-    from ..kernels.library import KernelLibrary
+    from ....gpu.kernels.kernel import Launch
+    from ....gpu.kernels.library import KernelLibrary
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +417,6 @@ class DeviceStep:
             source = given.part(self._offsets[kind] + first * size, count * size)
             stream.copy(run.buffers[f"{name} {kind}"], source, count * size)
 
-    def _run(self, stream: Stream, work: Iterable[launches.Launch]) -> None:
+    def _run(self, stream: Stream, work: Iterable[Launch]) -> None:
         for launch in work:
             self._library.run(stream, launch)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ....gpu.kernels.kernel import Launch, launch
 from ..windows import SLICE_LATENTS, WINDOW_TOKENS, Grid
 from .table import (
     DTYPES,
@@ -32,31 +33,8 @@ _WAVELET_LEVELS = 5
 ITEM_BYTES: Mapping[str, int] = MappingProxyType({"fp16": 2, "bf16": 2, "fp32": 4})
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One kernel on one grid."""
-
-    kernel: str
-    """Its name in `kernels.kernels()`."""
-    grid: tuple[int, int, int]
-    args: tuple[tuple[str, int | float], ...]
-    """(kind, value) in the kernel's order: "p" a device address, "i32", "i64"."""
-
-
 def _launch(name: str, grid: tuple[int, int, int], *values: int) -> Launch:
-    kernel = kernels()[name]
-    kinds = kernel.kinds
-    for (argument, type_), kind, value in zip(kernel.arguments, kinds, values, strict=True):
-        step = 16 if kernel.aligned else 4
-        if kind == "p" and (value <= 0 or value % step):
-            raise ValueError(f"{name} needs {argument} at a multiple of {step} bytes, got {value:#x}")
-        if kind == "i32" and not -(2**31) <= value < 2**31:
-            raise ValueError(f"{name} takes {argument} as 32 bits, got {value}")
-        if type_.endswith("/16") and value % 16:
-            raise ValueError(f"{name} needs {argument} to be a multiple of 16, got {value}")
-    if grid[0] < 1 or not 1 <= grid[1] < 2**16 or not 1 <= grid[2] < 2**16:
-        raise ValueError(f"{name} can't run on a grid of {grid}")
-    return Launch(name, grid, tuple(zip(kinds, values, strict=True)))
+    return launch(kernels()[name], grid, *values)
 
 
 def _ceil(count: int, step: int) -> int:

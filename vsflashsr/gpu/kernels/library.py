@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ....errors import FlashsrError
-from ....gpu.device import Device, Stream
-from ....gpu.modules import Kernel as LoadedKernel
-from .launches import Launch
-from .manifest import FIRST_CAPABILITY, FOLDER, Image, Manifest, read_manifest, sources_digest
-from .table import kernels
+from ...errors import FlashsrError
+from ..device import Device, Stream
+from ..modules import Kernel as LoadedKernel
+from .kernel import KernelSet, Launch
+from .manifest import FIRST_CAPABILITY, Image, Manifest, read_manifest
 
 _log = logging.getLogger(__name__)
 _NULL = ("p", 0)
@@ -37,19 +36,20 @@ class _Loaded:
 
 
 class KernelLibrary:
-    """The kernels of one device. Safe to use from several threads.
+    """A set of kernels on one device. Safe to use from several threads.
 
     Args:
         device: where they run. Its closing unloads them.
+        kernels: the set.
         folder: compiled kernels, as `python -m trt_build.kernels FOLDER` makes them; None: those of the package.
 
     Raises:
         FlashsrError: the GPU is too old, or there are no kernels for it and no Triton; or the folder is damaged.
     """
 
-    def __init__(self, device: Device, folder: Path | None = None) -> None:
-        self._device = device
-        self._folder = folder or FOLDER
+    def __init__(self, device: Device, kernels: KernelSet, folder: Path | None = None) -> None:
+        self._device, self._kernels = device, kernels
+        self._folder = folder or kernels.folder
         self._capability = device.capability[0] * 10 + device.capability[1]
         self._loaded: dict[str, _Loaded] = {}
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class KernelLibrary:
         from .compile import compiled
 
         _log.info("compiling the kernel %s with Triton", name)
-        made = compiled(kernels()[name], self._capability)
+        made = compiled(self._kernels, self._kernels.kernels()[name], self._capability)
         return self._module(made.cubin, made.entry, made.threads, made.shared_bytes, made.extra_pointers)
 
     def _module(self, code: bytes, entry: str, threads: int, shared_bytes: int, extra_pointers: int) -> _Loaded:
@@ -103,9 +103,9 @@ class KernelLibrary:
         """The manifest, if it serves this GPU; None where Triton has to, and can."""
         if manifest is None:
             missing = f"nothing is compiled in {str(self._folder)!r}"
-        elif manifest.sources != sources_digest():
+        elif manifest.sources != self._kernels.digest:
             missing = f"those in {str(self._folder)!r} were compiled from other sources"
-        elif not all(manifest.image(name, self._capability) for name in kernels()):
+        elif not all(manifest.image(name, self._capability) for name in self._kernels.kernels()):
             missing = f"those in {str(self._folder)!r} are not for it"
         else:
             return manifest

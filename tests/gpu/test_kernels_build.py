@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.kernels import library, manifest
-from vsflashsr.models.flashvsr.kernels.launches import Launch
-from vsflashsr.models.flashvsr.kernels.library import KernelLibrary
-from vsflashsr.models.flashvsr.kernels.manifest import Image, Manifest, read_manifest, sources_digest, write_manifest
-from vsflashsr.models.flashvsr.kernels.table import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, kernels, tuning
+from vsflashsr.gpu.kernels import kernel as kernel_module
+from vsflashsr.gpu.kernels import library, manifest
+from vsflashsr.gpu.kernels.kernel import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, Launch
+from vsflashsr.gpu.kernels.library import KernelLibrary
+from vsflashsr.gpu.kernels.manifest import Image, Manifest, read_manifest, write_manifest
+from vsflashsr.models.flashvsr.kernels.table import KERNELS, kernels, tuning
 
-from ...support import mock_cuda
+from ..support import mock_cuda
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="compiling needs Triton")
 
@@ -36,9 +37,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def check(kernel: Kernel, capability: int) -> None:
-    from vsflashsr.models.flashvsr.kernels.compile import compiled
+    from vsflashsr.gpu.kernels.compile import compiled
 
-    made = compiled(kernel, capability)
+    made = compiled(KERNELS, kernel, capability)
     assert made.cubin[:4] == b"\x7fELF"
     assert made.shared_bytes <= SHARED_LIMIT_BYTES[capability]
     assert made.threads == 32 * tuning(kernel, capability).warps
@@ -68,16 +69,16 @@ def test_all_kernels_compile(cache: None, capability: int) -> None:
 @needs_triton
 def test_what_is_built_is_found_and_matches_the_launches(cache: None, tmp_path: Path) -> None:
     """A cubin for a GPU that is named, PTX for one to come, and the arguments that Triton adds at the end."""
-    from vsflashsr.models.flashvsr.kernels.compile import build
+    from vsflashsr.gpu.kernels.compile import build
 
     out = tmp_path / "compiled ü"
     out.mkdir()
     (out / "somebody's.txt").touch()
     with pytest.raises(FlashsrError, match="name another"):
-        build(out, names=["softmax"], capabilities=[86])
+        build(KERNELS, out, names=["softmax"], capabilities=[86])
     (out / manifest.MANIFEST).touch()
-    made = build(out, names=["softmax"], capabilities=[86])
-    assert read_manifest(out) == made and made.sources == sources_digest()
+    made = build(KERNELS, out, names=["softmax"], capabilities=[86])
+    assert read_manifest(out) == made and made.sources == KERNELS.digest
     assert sorted(path.name for path in out.iterdir()) == [
         "manifest.json",
         "softmax.ptx",
@@ -115,7 +116,7 @@ def write_images(folder: Path, *, capabilities: tuple[int, ...] = (86, 89, 90), 
 
     made = Manifest(
         "3.7.1",
-        sources_digest(),
+        KERNELS.digest,
         {name: {target: image(name, f"sm{target}") for target in capabilities} for name in kernels()},
         {name: image(name, "ptx") for name in kernels()} if ptx else {},
     )
@@ -134,7 +135,7 @@ def ran(folder: Path, capability: tuple[int, int]) -> list[tuple[str, tuple[int,
         for path in folder.iterdir():
             mock.kernels[path.name] = functools.partial(note, path.name)
         stream, memory = device.stream(), device.alloc(1 << 16)
-        found = KernelLibrary(device, folder)
+        found = KernelLibrary(device, KERNELS, folder)
         launch = Launch("softmax", (2, 1, 1), (("p", memory.address), ("i32", 64)))
         found.run(stream, launch, launch)
         stream.synchronize()
@@ -181,7 +182,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_images(tmp_path, ptx=False)
     assert "not for it" in refused(tmp_path, (12, 0))
     assert len(ran(tmp_path, (8, 9))) == 2
-    monkeypatch.setattr(library, "sources_digest", lambda: "other")
+    monkeypatch.setattr(kernel_module, "_digest", lambda sources: "other")
     assert "other sources" in refused(tmp_path, (8, 9))
 
 
@@ -209,6 +210,6 @@ def test_triton_compiles_where_nothing_fits(cache: None, tmp_path: Path) -> None
         mock.kernels["softmax"] = lambda grid, args, view: seen.append("softmax")
         stream, memory = device.stream(), device.alloc(1 << 16)
         launch = Launch("softmax", (2, 1, 1), (("p", memory.address), ("i32", 64)))
-        KernelLibrary(device, tmp_path).run(stream, launch)
+        KernelLibrary(device, KERNELS, tmp_path).run(stream, launch)
         stream.synchronize()
     assert seen == ["softmax"]

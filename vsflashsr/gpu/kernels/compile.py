@@ -1,4 +1,4 @@
-"""Compiles the GPU kernels ahead of time: ``python -m trt_build.kernels [OUT]``. Needs Triton, no GPU and no driver.
+"""Compiles a set of kernels ahead of time (``python -m trt_build.kernels``). Needs Triton, no GPU and no driver.
 
 Writes a cubin for each kernel and each GPU family, PTX for GPUs to come, and the manifest that `library` reads.
 """
@@ -7,7 +7,6 @@ Writes a cubin for each kernel and each GPU family, PTX for GPUs to come, and th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import importlib
@@ -20,19 +19,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vsflashsr.errors import FlashsrError
-from vsflashsr.models.flashvsr.kernels.manifest import (
-    FIRST_CAPABILITY,
-    FOLDER,
-    MANIFEST,
-    Image,
-    Manifest,
-    sources_digest,
-    write_manifest,
-)
-from vsflashsr.models.flashvsr.kernels.table import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, kernels, tuning
+from ...errors import FlashsrError
+from .kernel import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, KernelSet
+from .manifest import FIRST_CAPABILITY, MANIFEST, Image, Manifest, write_manifest
 
 _PTX_VERSION = 80
 """Of the PTX for GPUs to come: 8.0 is what drivers of CUDA 12.0 take."""
@@ -55,8 +45,8 @@ class Compiled:
     """Null pointers to pass after the kernel's own arguments."""
 
 
-def compiled(kernel: Kernel, capability: int, *, ptx_version: int | None = None) -> Compiled:
-    """Compile, or find in Triton's cache.
+def compiled(kernels: KernelSet, kernel: Kernel, capability: int, *, ptx_version: int | None = None) -> Compiled:
+    """Compile a kernel of a set, or find it in Triton's cache.
 
     `ptx_version`: 10 * major + minor of the PTX it goes through; None: what Triton's assembler takes.
 
@@ -67,9 +57,9 @@ def compiled(kernel: Kernel, capability: int, *, ptx_version: int | None = None)
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    choice = tuning(kernel, capability)
+    choice = kernels.tuning(kernel, capability)
     constants = {**kernel.constants, **choice.constants}
-    function = getattr(importlib.import_module(f"vsflashsr.models.flashvsr.kernels.sources.{kernel.module}"), kernel.function)
+    function = getattr(importlib.import_module(f"{kernels.package}.sources.{kernel.module}"), kernel.function)
     signature = dict.fromkeys(function.arg_names, "constexpr")
     signature.update({name: type_.partition("/")[0] for name, type_ in kernel.arguments})
     attributes = {
@@ -77,7 +67,7 @@ def compiled(kernel: Kernel, capability: int, *, ptx_version: int | None = None)
         for place, (_, type_) in enumerate(kernel.arguments)
         if (type_.startswith("*") and kernel.aligned) or type_.endswith("/16")
     }
-    options = {"num_warps": choice.warps, "num_stages": choice.stages}
+    options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": choice.fused}
     if ptx_version is None and capability == 120:
         ptx_version = _BLACKWELL_PTX_VERSION
     if ptx_version is not None:
@@ -146,8 +136,10 @@ def resources(cubin: bytes) -> Resources:
     return Resources(int(found[1]), int(found[2]))
 
 
-def build(out: Path, *, names: Sequence[str] | None = None, capabilities: Sequence[int] = CAPABILITIES) -> Manifest:
-    """Compile kernels (None: all) for GPUs, and PTX for those to come, into a folder that is replaced as a whole.
+def build(
+    kernels: KernelSet, out: Path, *, names: Sequence[str] | None = None, capabilities: Sequence[int] = CAPABILITIES
+) -> Manifest:
+    """Compile kernels of a set (None: all) for GPUs, and PTX for those to come, into a folder that is replaced as a whole.
 
     Raises:
         FlashsrError: the folder holds something else.
@@ -164,7 +156,9 @@ def build(out: Path, *, names: Sequence[str] | None = None, capabilities: Sequen
     partial.mkdir(parents=True)
     try:
         manifest = Manifest(
-            triton.__version__, sources_digest(), *_images(partial, names or list(kernels()), capabilities)
+            triton.__version__,
+            kernels.digest,
+            *_images(kernels, partial, names or list(kernels.kernels()), capabilities),
         )
         write_manifest(partial, manifest)
         if out.exists():
@@ -177,16 +171,16 @@ def build(out: Path, *, names: Sequence[str] | None = None, capabilities: Sequen
 
 
 def _images(
-    folder: Path, names: Sequence[str], capabilities: Sequence[int]
+    kernels: KernelSet, folder: Path, names: Sequence[str], capabilities: Sequence[int]
 ) -> tuple[dict[str, dict[int, Image]], dict[str, Image]]:
     """Cubins and PTX, stored; a line about each on stderr."""
     cubins: dict[str, dict[int, Image]] = {}
     ptx: dict[str, Image] = {}
     for name in names:
-        kernel = kernels()[name]
+        kernel = kernels.kernels()[name]
         for capability in capabilities:
             started = time.perf_counter()
-            made = compiled(kernel, capability)
+            made = compiled(kernels, kernel, capability)
             cubins.setdefault(name, {})[capability] = _stored(folder, f"{name}.sm{capability}.cubin", made.cubin, made)
             used = resources(made.cubin)
             sys.stderr.write(
@@ -194,7 +188,7 @@ def _images(
                 f"{made.threads} threads, {used.registers} registers, {used.stack_bytes} bytes spilled, "
                 f"{made.shared_bytes} bytes shared\n"
             )
-        made = compiled(kernel, FIRST_CAPABILITY, ptx_version=_PTX_VERSION)
+        made = compiled(kernels, kernel, FIRST_CAPABILITY, ptx_version=_PTX_VERSION)
         ptx[name] = _stored(folder, f"{name}.ptx", made.ptx.encode(), made)
     return cubins, ptx
 
@@ -203,17 +197,3 @@ def _stored(folder: Path, file: str, code: bytes, made: Compiled) -> Image:
     (folder / file).write_bytes(code)
     digest = hashlib.sha256(code).hexdigest()
     return Image(file, digest, made.entry, made.threads, made.shared_bytes, made.extra_pointers)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trt_build.kernels", description=__doc__)
-    parser.add_argument("out", nargs="?", type=Path, default=FOLDER, help="folder to write (default: %(default)s)")
-    given: Any = parser.parse_args(arguments)
-    try:
-        build(given.out)
-    except (FlashsrError, ImportError, OSError) as error:
-        sys.stderr.write(f"trt_build.kernels: {error}\n")
-        return 1
-    return 0
-

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ....errors import FlashsrError
+from ...errors import FlashsrError
 
-FOLDER = Path(__file__).parent / "cubins"
-"""Where the package's own compiled kernels lie."""
 MANIFEST = "manifest.json"
 FORMAT = 1
 FIRST_CAPABILITY = 80
@@ -46,7 +42,7 @@ class Manifest:
     triton: str
     """Version that compiled it."""
     sources: str
-    """`sources_digest` of what was compiled."""
+    """`KernelSet.digest` of what was compiled."""
     cubins: Mapping[str, Mapping[int, Image]]
     """By kernel, then by compute capability (10 * major + minor)."""
     ptx: Mapping[str, Image]
@@ -65,15 +61,6 @@ class Manifest:
         if fitting:
             return cubins[max(fitting)]
         return self.ptx.get(kernel) if capability >= FIRST_CAPABILITY else None
-
-
-@cache
-def sources_digest() -> str:
-    """sha256 over the kernels' sources. Compiled kernels that were made of others aren't used."""
-    total = hashlib.sha256()
-    for path in sorted((Path(__file__).parent / "sources").glob("*.py")):
-        total.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return total.hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
