@@ -11,7 +11,7 @@ from pathlib import Path
 from vsflashsr.errors import FlashsrError
 from vsflashsr.runtimes.engines.build import builds_left_behind
 
-from .engine_commands import add_commands
+from .engine_commands import add_commands, model_option
 
 MODELS = ("flashvsr", "realviformer", "swiftvr")
 
@@ -103,7 +103,7 @@ def _flashvsr(given: argparse.Namespace) -> _Export:
     from .flashvsr.checkpoint import load_checkpoint
     from .flashvsr.export import export_bundle, export_bytes
 
-    options = Options().overridden(dict(map(_option, given.option)))
+    options = Options().overridden(dict(map(model_option, given.option)))
     if given.version is None:
         raise FlashsrError(
             "export needs --version for FlashVSR, got none; say v1 or v1.1, the release the files are from: nothing in them tells"
@@ -134,7 +134,7 @@ def _swiftvr(given: argparse.Namespace) -> _Export:
     from .swiftvr.export import export_bundle, export_bytes
 
     _refuse(given, "version", "variant")
-    options = Options().overridden(dict(map(_option, given.option)))
+    options = Options().overridden(dict(map(model_option, given.option)))
     checkpoint = load_checkpoint(given.checkpoint, head_dim=given.head_dim)
     return export_bytes(checkpoint.config, given.precision), lambda progress: export_bundle(
         checkpoint, given.out, precision=given.precision, options=options, name=given.name, progress=progress
@@ -154,18 +154,6 @@ _EXPORTERS: dict[str, Callable[[argparse.Namespace], _Export]] = {
     "realviformer": _realviformer,
     "swiftvr": _swiftvr,
 }
-
-
-def _option(text: str) -> tuple[str, int | float | str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise FlashsrError(f"--option takes NAME=VALUE, got {text!r}; write it like sparse_ratio=1.5")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vsflashsr.arguments import OptionValue
 from vsflashsr.errors import FlashsrError, printable
 from vsflashsr.runtimes.engines.container import CorruptEngineError, Header, read_engine
 from vsflashsr.runtimes.engines.key import MODULES, ModuleName, Target
@@ -39,6 +40,23 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of engines, as in flashsr(engine_dir=) (default: the user's folder for caches; list shows it)",
     )
+
+
+def model_option(text: str) -> tuple[str, OptionValue]:
+    """ "NAME=VALUE" as it stands in ``model_options``.
+
+    Raises:
+        FlashsrError: there is no "=".
+    """
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise FlashsrError(f"--option takes NAME=VALUE, got {text!r}; write it like sparse_ratio=1.5")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
 
 
 # build
@@ -88,6 +106,14 @@ def _add_build(commands: _Commands) -> None:
         choices=("shared", "constant"),
         help="form of FlashVSR's layers, as in model_options (default: the bundle's)",
     )
+    parser.add_argument(
+        "--option",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as in flashsr(model_options=), such as clip_len=8: what the script will say, since some change the engines",
+    )
     _add_folder(parser)
     parser.set_defaults(run=_build)
 
@@ -99,9 +125,8 @@ def _build(given: argparse.Namespace) -> int:
 
     _log_to_stderr()
     form = given.piece_weights
-    wanted = Arguments(
-        model=given.model, scale=given.scale, model_options={} if form is None else {"piece_weights": form}
-    )
+    options = dict(map(model_option, given.options)) | ({} if form is None else {"piece_weights": form})
+    wanted = Arguments(model=given.model, scale=given.scale, model_options=options)
     calls = graphs_ahead(wanted, [(height, width) for width, height in given.sizes])
     store, targets = _store_and_targets(given)
     if store.distrust:

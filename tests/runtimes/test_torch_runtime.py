@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import pytest
 
@@ -15,16 +11,13 @@ import torch
 
 from vsflashsr.arguments import Arguments
 from vsflashsr.gpu.budget import MemoryRefusedError
-from vsflashsr.gpu.device import Device
 from vsflashsr.model import fetched
 from vsflashsr.models.opening import read_kind
-from vsflashsr.runtimes.graph import GraphCall
-from vsflashsr.runtimes.onnx_torch import OnnxModule
 from vsflashsr.runtimes.onnxruntime import CpuBackend
 from vsflashsr.runtimes.torch import exact_arithmetic
 
-from ..support.mock_cuda import MockDriver, mock_device
-from ..support.torch_device import QueuedModule
+from ..support.mock_cuda import mock_device
+from ..support.torch_device import OnMock, QueuedModule
 
 
 def test_float32_is_computed_in_float32_whatever_the_process_has_chosen() -> None:
@@ -43,26 +36,6 @@ def test_float32_is_computed_in_float32_whatever_the_process_has_chosen() -> Non
             assert chosen() == (True, True, False, "high")
         finally:
             torch.set_float32_matmul_precision("highest")
-
-
-@dataclass
-class OnMock:
-    """Backend "torch" on the mock device, as far as a kind knows it."""
-
-    device: Device
-    mock: MockDriver
-    name: str = "torch"
-    where: str = "the mock"
-    place: Literal["device"] = "device"
-    captures: bool = False
-
-    def load(self, calls: Sequence[GraphCall]) -> list[QueuedModule]:
-        modules = [OnnxModule(call.path) for call in calls]
-        return [QueuedModule(module, module.inputs, module.outputs, self.mock) for module in modules]
-
-    def keep_compiled(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("held_bytes", [0, 200 << 20])

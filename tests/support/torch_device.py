@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vsflashsr.gpu.device import Stream
-from vsflashsr.runtimes.graph import Shape
+from vsflashsr.gpu.device import Device, Stream
+from vsflashsr.runtimes.graph import GraphCall, Shape
+from vsflashsr.runtimes.onnx_torch import OnnxModule
 from vsflashsr.runtimes.torch import TorchGraph
 
 from .mock_cuda import MockDriver
@@ -54,3 +56,31 @@ class QueuedModule:
                 mock.enqueue(stream.handle, run, name="module")
 
         return Prepared()
+
+
+@dataclass
+class OnMock:
+    """Backend "torch" on the mock device, as far as a kind knows it."""
+
+    device: Device
+    mock: MockDriver
+    name: str = "torch"
+    where: str = "the mock"
+    place: Literal["device"] = "device"
+    captures: bool = False
+
+    def load(self, calls: Sequence[GraphCall]) -> list[QueuedModule]:
+        """The modules that graphs were exported from, and where there is none the graphs as modules."""
+        return [self._one(call) for call in calls]
+
+    def _one(self, call: GraphCall) -> QueuedModule:
+        if call.module is None:
+            module = OnnxModule(call.path)
+            return QueuedModule(module, module.inputs, module.outputs, self.mock)
+        graph = call.module("cpu")
+        assert isinstance(graph, TorchGraph)
+        return QueuedModule(graph._module, graph._inputs, graph._outputs, self.mock)
+
+    def keep_compiled(self) -> None: ...
+
+    def close(self) -> None: ...

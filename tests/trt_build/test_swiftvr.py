@@ -29,8 +29,9 @@ from vsflashsr.errors import FlashsrError
 from vsflashsr.models.opening import graphs_ahead, read_kind
 from vsflashsr.models.swiftvr.host import SwiftVRModel
 from vsflashsr.models.swiftvr.network.config import PUBLISHED_DIT, SwiftVRConfig, reae_layout
-from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder, decoder_weights
-from vsflashsr.models.swiftvr.step import run_step
+from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder, decoder_weights, from_patches, to_patches
+from vsflashsr.models.swiftvr.step import grid_of, run_step
+from vsflashsr.models.swiftvr.upscale import upscale_tables
 from vsflashsr.models.wan.network.config import dit_layout
 from vsflashsr.models.wan.network.pieces import MiddlePiece, PatchPiece
 from vsflashsr.runtimes.onnxruntime import CpuBackend
@@ -69,6 +70,15 @@ def test_a_latent_grows_into_two_frames_as_published() -> None:
     folded = decoder_weights({"decoder.13.conv3d.weight": weight})["layers.13.conv.weight"]
     made = F.conv2d(x, folded).reshape(2, 3, 4, 5)
     torch.testing.assert_close(made, published)
+
+
+def test_patches_and_back() -> None:
+    latents = torch.rand(2, 3, 4, 6)
+    patches = to_patches(latents)
+    assert patches.shape == (2 * 2 * 3, 12)
+    # Row and column of the patch, then channel: token 0's second value is channel 1 at the corner.
+    assert patches[0, 1] == latents[0, 1, 0, 0] and patches[0, 3] == latents[0, 0, 0, 1]
+    assert torch.equal(from_patches(patches, 4, 6), latents)
 
 
 def test_sizes_are_read_off_the_tensors_and_the_config() -> None:
@@ -125,11 +135,13 @@ def test_graphs_are_the_modules() -> None:
     assert isinstance(model, SwiftVRModel)
     modules = TorchExecutor(small_checkpoint())
     assert modules.window == WINDOW
-    video = np.stack(frames(20, 96, 160))
+    video = np.stack(frames(20, 48, 80))
+    grid = grid_of(96, 160)
+    tables = upscale_tables((48, 80), 2, (96, 160))
     own, other = None, None
     for part in (video[:12], video[12:]):
-        made, own = run_step(model._executor, part, own)
-        expected, other = run_step(modules, part, other)
+        made, own = run_step(model._executor, part, tables, grid, own)
+        expected, other = run_step(modules, part, tables, grid, other)
         np.testing.assert_allclose(made, expected, atol=5e-5)
     assert own is not None and other is not None
     for a, b in zip((*own.encoder, *own.decoder), (*other.encoder, *other.decoder), strict=True):
@@ -147,7 +159,7 @@ def test_attention_is_one_node_in_half_precision_only() -> None:
 
 def test_every_graph_is_called_with_shapes_it_has() -> None:
     calls = graphs_ahead(Arguments(model=small_bundle(), scale=2), [(40, 50)])
-    assert len(calls) == 7
+    assert len(calls) == 8
     for call in calls:
         named = {value.name: value for value in onnx.load(call.path, load_external_data=False).graph.input}
         weights = {entry.name for entry in call.weights.tensors} if call.weights else set()
@@ -176,6 +188,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     bundle = load_bundle(tmp_path / "b ü")
     assert (bundle.kind, bundle.precision, bundle.preroll, bundle.max_segment) == ("swiftvr", "fp16", 64, 240)
     assert bundle.schedule.first_reads == 12
+    assert main(["build", str(bundle.folder), "--size", "32x32", "--cc", "8.9", "--option", "clip_len=5"]) == 1
+    assert "clip_len is one of" in capsys.readouterr().err
 
 
 @pytest.mark.long
@@ -244,7 +258,7 @@ def test_tensorrt_rtx_compiles_the_published_autoencoder(
         f"state{n}": (1, memory.channels, height // memory.pixels, width // memory.pixels)
         for n, memory in enumerate(memories)
     }
-    own = {"frames": (4, 3, height, width)} if name == "encoder" else {"latent": (1, 48, height // 16, width // 16)}
+    own = {"frames": (4, 3, height, width)} if name == "encoder" else {"patches": (height * width // 1024, 192)}
     _report(tmp_path / f"{name}.onnx", "fp16", capability, {key: (shape,) * 3 for key, shape in {**own, **shapes}.items()})
 
 

@@ -24,6 +24,7 @@ from vsflashsr.models.swiftvr.network.reae import (
     encoder_weights,
     memory_sizes,
 )
+from vsflashsr.models.swiftvr.network.upscale import Upscale
 from vsflashsr.models.swiftvr.options import Options
 from vsflashsr.models.swiftvr.section import Memory, Section
 from vsflashsr.models.swiftvr.step import FRAMES_PER_LATENT
@@ -91,6 +92,7 @@ def write_section(
         for piece in pieces_of(dit, checkpoint.dit, constants(checkpoint), PatchPiece)
     }
     write_graph(attention_graph(dit.heads, dit.dim, dtype), folder / "attention.onnx")
+    write_graph(upscale_graph(), folder / "upscale.onnx")
     encoder, decoder = (
         tuple(Memory(channels, pixels) for channels, pixels in sizes) for sizes in memory_sizes(config)
     )
@@ -106,6 +108,7 @@ def write_section(
         latent_channels=dit.latent_channels,
         window=config.window,
         attention="attention.onnx",
+        upscale="upscale.onnx",
         encoder="encoder.onnx",
         decoder="decoder.onnx",
         encoder_memories=encoder,
@@ -130,10 +133,11 @@ def write_autoencoder(
     order = [key for key, _ in module.named_parameters()]
     table = write_weights(((key, converted(key, weights[key], dtype)) for key in order), folder / f"{name}.weights")
     height, width = PIXELS_PER_LATENT * _ROWS, PIXELS_PER_LATENT * _COLS
-    pixels, latents = torch.zeros(FRAMES_PER_LATENT, 3, height, width), torch.zeros(1, config.dit.latent_channels, _ROWS, _COLS)
-    given, made = ("frames", "latent") if name == "encoder" else ("latent", "frames")
-    examples = {given: pixels if given == "frames" else latents}
-    dynamic = {"frames": _axes(PIXELS_PER_LATENT), "latent": _axes(1)}
+    pixels = torch.zeros(FRAMES_PER_LATENT, 3, height, width)
+    patches = torch.zeros(_ROWS * _COLS // 4, 4 * config.dit.latent_channels)
+    given, made = ("frames", "patches") if name == "encoder" else ("patches", "frames")
+    examples = {given: pixels if given == "frames" else patches}
+    dynamic = {"frames": _axes(PIXELS_PER_LATENT), "patches": {0: "tokens"}}
     for n, memory in enumerate(memories):
         size = height // memory.pixels, width // memory.pixels
         examples[f"state{n}"] = torch.zeros(1, memory.channels, *size, dtype=dtype)
@@ -194,6 +198,16 @@ def attention_graph(heads: int, dim: int, dtype: torch.dtype) -> onnx.ModelProto
     if half:
         model.opset_import[0].version, model.ir_version = _ATTENTION_OPSET, _ATTENTION_IR
     return model
+
+
+def upscale_graph() -> onnx.ModelProto:
+    """See ``Section.upscale``."""
+    tables = {name: torch.zeros(2, size, dtype=torch.int64) for name, size in (("rows", 5), ("cols", 7))}
+    tables |= {name: torch.zeros(2, size) for name, size in (("row_weights", 5), ("col_weights", 7))}
+    examples = {"frames": torch.zeros(FRAMES_PER_LATENT, 3, 2, 3), **tables}
+    dynamic = {"frames": {2: "low_rows", 3: "low_cols"}, "upscaled": {2: "rows", 3: "cols"}}
+    dynamic |= {name: {1: "rows" if name.startswith("row") else "cols"} for name in tables}
+    return traced(Upscale(), {name: examples[name] for name in Upscale.inputs}, ["upscaled"], dynamic)
 
 
 def _manifest(checkpoint: Checkpoint, section: Section, precision: str, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vsflashsr.models.swiftvr.network.attention import WindowedAttention
 from vsflashsr.models.swiftvr.network.config import SwiftVRConfig
 from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder, decoder_weights, encoder_weights, memory_sizes
+from vsflashsr.models.swiftvr.network.upscale import Upscale
 from vsflashsr.models.swiftvr.step import Array, Memories
 from vsflashsr.models.swiftvr.windows import Windows
 from vsflashsr.models.wan.network.pieces import LastPiece, MiddlePiece, PatchPiece
@@ -36,6 +37,7 @@ class TorchExecutor:
         self.middle_pieces: list[MiddlePiece] = loaded[1]
         self.last_piece: LastPiece = loaded[2][0]
         self.attention = WindowedAttention(config.dit.heads)
+        self.upscaler = Upscale()
         self.encoder = _loaded(Encoder(config), encoder_weights(checkpoint.reae))
         self.decoder = _loaded(Decoder(config), decoder_weights(checkpoint.reae))
 
@@ -43,9 +45,12 @@ class TorchExecutor:
         encoder, decoder = zero_memories(self.config, height, width)
         return encoder, decoder
 
+    def upscale(self, frames: Array, tables: Mapping[str, Array]) -> Array:
+        return _run(self.upscaler, [frames, *(tables[name] for name in Upscale.inputs[1:])])[0]
+
     def encode(self, frames: Array, memories: Memories) -> tuple[Array, Memories]:
-        latent, *after = _run(self.encoder, [frames, *memories])
-        return latent, tuple(after)
+        patches, *after = _run(self.encoder, [frames, *memories])
+        return patches, tuple(after)
 
     def first(self, patches: Array) -> tuple[Array, Array, Array, Array]:
         x, q, k, v = _run(self.first_piece, [patches])
@@ -61,8 +66,8 @@ class TorchExecutor:
     def last(self, x: Array, attended: Array, patches: Array) -> Array:
         return _run(self.last_piece, [x, attended, patches])[0]
 
-    def decode(self, latent: Array, memories: Memories) -> tuple[Array, Memories]:
-        frames, *after = _run(self.decoder, [latent, *memories])
+    def decode(self, patches: Array, memories: Memories) -> tuple[Array, Memories]:
+        frames, *after = _run(self.decoder, [patches, *memories])
         return frames, tuple(after)
 
 

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,21 @@ from torch.nn import functional as F
 from vsflashsr.models.swiftvr.calls import step_calls
 from vsflashsr.models.swiftvr.host import HostExecutor
 from vsflashsr.models.swiftvr.network.attention import WindowedAttention
-from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder
+from vsflashsr.models.swiftvr.network.reae import Decoder, Encoder, from_patches, to_patches
 from vsflashsr.models.swiftvr.options import Options
 from vsflashsr.models.swiftvr.step import (
     DROPPED_FRAMES,
     FRAMES_PER_LATENT,
-    TOKEN_PX,
     Executor,
+    Grid,
+    Memories,
     decoded,
     denoised,
     encoded,
+    grid_of,
     run_step,
-    to_patches,
 )
-from vsflashsr.models.swiftvr.upscale import bilinear
+from vsflashsr.models.swiftvr.upscale import upscale_tables
 from vsflashsr.models.swiftvr.windows import angles, rotary, starts, windows
 from vsflashsr.models.wan.network.pieces import LastPiece
 from vsflashsr.runtimes.onnxruntime import CpuBackend
@@ -85,7 +86,7 @@ def stages(golden: Path, executor: str, head_dim: int | None) -> Iterator[StageR
             side = (16, 16) if "win16" in path.stem else window
             for data in fixture(path.stem):
                 latents = data["z"][0].astype(np.float32).swapaxes(0, 1)
-                made = latents - denoised(build(side), latents)
+                made = latents - _denoised(build(side), latents)
                 yield compared(path.stem, made.swapaxes(0, 1)[None], data["pred"], _VALUE, f"windows of {side[0]}x{side[1]}")
                 tapped = latents if path.stem == first_grid else tapped
         for data in fixture("dit_taps"):
@@ -122,7 +123,7 @@ def _executors(checkpoint: Checkpoint, modules: TorchExecutor, executor: str) ->
     with tempfile.TemporaryDirectory(prefix="vsflashsr-verify-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         section = write_section(checkpoint, folder, torch.float32, Options())
-        calls = step_calls(folder, section, Options(), 1, 1, lambda path: path.stem)
+        calls = step_calls(folder, section, Options(), (32, 32), Grid(1, 1), lambda path: path.stem)
         graphs = calls.loaded(CpuBackend(1).load(list(calls)))
         yield lambda side: HostExecutor(replace(section, window=side), graphs)
 
@@ -206,7 +207,7 @@ def _dit_taps(
     frames, _, height, width = latents.shape
     grid = frames, height // 2, width // 2
     cos, sin = rotary(*grid, modules.head_dim)
-    patches = to_patches(latents)
+    patches = _patches(latents)
     x = modules.first(patches)[0]
     pieces = [modules.first_piece, *modules.middle_pieces, modules.last_piece]
     for layer in range(modules.layers):
@@ -251,13 +252,14 @@ class _EncoderTaps(nn.Module):
 
 
 def _encoder(data: Fixture, executor: Executor, encoder: Encoder, kind: str) -> Iterator[StageResult]:
-    video = _pixels(data["video_u8"])
+    clip = _clip_of(data["video_u8"], 1)
+    video = clip.frames
     zeros, _ = executor.memories(*video.shape[2:])
     memories, start = zeros, 0
     for chunk in range(sum(key.startswith("latents_") and key[8:].isdecimal() for key in data)):
         wanted = data[f"latents_{chunk}"]
         stop = start + FRAMES_PER_LATENT * wanted.shape[1]
-        made, memories = encoded(executor, video[start:stop], memories)
+        made, memories = clip.encoded(executor, video[start:stop], memories)
         yield compared(f"encoder latents_{chunk}", made[None], wanted, _VALUE, f"frames {start}..{stop - 1}")
         yield from _states("encoder", chunk, memories, data, encoder.memories)
         if chunk == 0:
@@ -273,7 +275,7 @@ def _encoder(data: Fixture, executor: Executor, encoder: Encoder, kind: str) -> 
     for key, wanted in data.items():
         match = re.fullmatch(r"latents_last_(\d+)", key)
         if match is not None:
-            made, _ = encoded(executor, _filled(video[: int(match[1])]), zeros)
+            made, _ = clip.encoded(executor, _filled(video[: int(match[1])]), zeros)
             yield compared(f"encoder {key}", made[None], wanted, _VALUE, "its last frame repeated")
 
 
@@ -319,7 +321,7 @@ def _decoder(data: Fixture, executor: Executor, decoder: Decoder, kind: str) -> 
         wanted = data[f"frames_{chunk}"][0]
         lead = DROPPED_FRAMES if chunk == 0 else 0
         stop = start + (len(wanted) + lead) // FRAMES_PER_LATENT
-        made, memories = decoded(executor, latents[start:stop], memories)
+        made, memories = _decoded(executor, latents[start:stop], memories)
         yield compared(f"decoder frames_{chunk}", made[lead:], wanted, _FRAME, f"latents {start}..{stop - 1}")
         yield from _states("decoder", chunk, memories, data, decoder.memories)
         start = stop
@@ -353,17 +355,17 @@ def _whole(name: str, data: Fixture, executor: Executor, clip_len: int) -> Itera
     if "u8" in data or "f32" in data:
         yield from _clip(name, "", data, executor, lr, clip_len)
     if "padded_f32" in data:
-        prepared, shape = _prepared(lr, data["padded_f32"].shape[-1] // lr.shape[2])
+        clip = _clip_of(lr, data["padded_f32"].shape[-1] // lr.shape[2])
         steps = -(-(len(lr) + DROPPED_FRAMES - clip_len - FRAMES_PER_LATENT) // clip_len) + 1
-        missing = clip_len * steps + FRAMES_PER_LATENT - len(prepared)
-        prepared = np.concatenate([prepared, *[prepared[-1:]] * missing])
+        missing = clip_len * steps + FRAMES_PER_LATENT - len(lr)
+        given = np.concatenate([clip.frames, *[clip.frames[-1:]] * missing])
         made, state, start = [], None, 0
-        while start < len(prepared):
+        while start < len(given):
             stop = start + clip_len + (FRAMES_PER_LATENT if state is None else 0)
-            out, state = run_step(executor, prepared[start:stop], state)
+            out, state = run_step(executor, given[start:stop], clip.tables, clip.grid, state)
             made.append(out)
             start = stop
-        frames = np.concatenate(made)[: len(lr), :, : shape[0], : shape[1]]
+        frames = clip.cropped(np.concatenate(made)[: len(lr)])
         yield compared(f"{name} padded", frames[data["padded_keep"]], data["padded_f32"], _FRAME, f"{steps} steps")
 
 
@@ -376,17 +378,18 @@ def _clip(
     wide = get("u8", "f32")
     assert wide is not None
     width = wide.shape[2] if wide.dtype == np.uint8 else wide.shape[3]
-    prepared, shape = _prepared(lr, width // lr.shape[2])
+    clip = _clip_of(lr, width // lr.shape[2])
     title = f"{name} {prefix.rstrip('_')}".strip()
     if (wanted := get("prep_f0")) is not None:
-        yield compared(f"{title} prep_f0", prepared[0], wanted, _TABLE)
+        prepared = executor.upscale(_filled(clip.frames[:1]), clip.tables)[0]
+        yield compared(f"{title} prep_f0", prepared, wanted, _TABLE)
     frames: list[Array] = []
-    for index, (latents, restored, made) in enumerate(_official(executor, prepared, clip_len)):
+    for index, (latents, restored, made) in enumerate(_official(executor, clip, clip_len)):
         for key, array in (("z", latents), ("den", restored)):
             if (wanted := get(f"{key}_{index}")) is not None:
                 yield compared(f"{title} {key}_{index}", array[None], wanted, _VALUE)
         frames.append(made)
-    out = np.concatenate(frames)[:, :, : shape[0], : shape[1]]
+    out = clip.cropped(np.concatenate(frames))
     if (kept := get("f32")) is not None:
         numbers = get("keep")
         assert numbers is not None
@@ -396,20 +399,60 @@ def _clip(
         yield compared(f"{title} u8", made, bytes_.astype(np.float32), _LEVEL, "levels of 255, cut off as published")
 
 
-def _prepared(lr: Array, scale: int) -> tuple[Array, tuple[int, int]]:
-    """Upscaled and padded with black, and the size without padding."""
-    frames = bilinear(_pixels(lr), scale * lr.shape[1], scale * lr.shape[2])
-    height, width = frames.shape[2:]
-    padding = ((0, 0), (0, 0), (0, -height % TOKEN_PX), (0, -width % TOKEN_PX))
-    return np.pad(frames, padding), (height, width)
+@dataclass(frozen=True)
+class _Clip:
+    """Low-resolution frames, and how they become large ones."""
+
+    frames: Array
+    """(n, 3, h, w) in 0..1."""
+    size: tuple[int, int]
+    """(height, width) of the output."""
+    grid: Grid
+    tables: Mapping[str, Array]
+
+    def encoded(self, executor: Executor, frames: Array, memories: Memories) -> tuple[Array, Memories]:
+        """Latents (n/4, C, 2h, 2w) of some of the frames."""
+        patches, memories = encoded(executor, frames, self.tables, memories)
+        return _latents(patches, self.grid), memories
+
+    def cropped(self, frames: Array) -> Array:
+        """Without padding."""
+        return frames[:, :, : self.size[0], : self.size[1]]
 
 
-def _official(executor: Executor, frames: Array, clip_len: int) -> Iterator[tuple[Array, Array, Array]]:
+def _clip_of(lr: Array, scale: int) -> _Clip:
+    """Of frames (n, h, w, 3) of 0..255."""
+    low = lr.shape[1], lr.shape[2]
+    size = scale * low[0], scale * low[1]
+    grid = grid_of(*size)
+    return _Clip(_pixels(lr), size, grid, upscale_tables(low, scale, (grid.height_px, grid.width_px)))
+
+
+def _latents(patches: Array, grid: Grid) -> Array:
+    return from_patches(torch.from_numpy(patches), 2 * grid.rows, 2 * grid.cols).numpy()
+
+
+def _patches(latents: Array) -> Array:
+    return to_patches(torch.from_numpy(latents)).numpy()
+
+
+def _denoised(executor: Executor, latents: Array) -> Array:
+    grid = Grid(latents.shape[2] // 2, latents.shape[3] // 2)
+    return _latents(denoised(executor, _patches(latents), grid), grid)
+
+
+def _decoded(executor: Executor, latents: Array, memories: Memories) -> tuple[Array, Memories]:
+    grid = Grid(latents.shape[2] // 2, latents.shape[3] // 2)
+    return decoded(executor, _patches(latents), grid, memories)
+
+
+def _official(executor: Executor, clip: _Clip, clip_len: int) -> Iterator[tuple[Array, Array, Array]]:
     """Chunks as the published tool makes them: latents, restored latents, frames.
 
     The last takes what is left, filled up to whole latents, behind the latents before it (zeros where there are none).
     """
-    encoder, decoder = executor.memories(*frames.shape[2:])
+    frames = clip.frames
+    encoder, decoder = executor.memories(clip.grid.height_px, clip.grid.width_px)
     count = clip_len // FRAMES_PER_LATENT
     before: Array | None = None
     start = 0
@@ -417,14 +460,14 @@ def _official(executor: Executor, frames: Array, clip_len: int) -> Iterator[tupl
         stop = start + clip_len + (FRAMES_PER_LATENT if start == 0 else 0)
         last = stop >= len(frames)
         own = frames[start:stop]
-        latents, encoder = encoded(executor, _filled(own), encoder)
+        latents, encoder = clip.encoded(executor, _filled(own), encoder)
         given = latents
         if last:
             missing = count + 1 - len(latents)
             known = np.zeros((missing, *latents.shape[1:]), np.float32) if before is None else before[len(before) - missing :]
             given = np.concatenate([known, latents])
-        restored = denoised(executor, given)[len(given) - len(latents) :]
-        made, decoder = decoded(executor, restored, decoder)
+        restored = _denoised(executor, given)[len(given) - len(latents) :]
+        made, decoder = _decoded(executor, restored, decoder)
         yield latents, restored, made if start else made[DROPPED_FRAMES:]
         before, start = latents, stop
 
@@ -432,27 +475,27 @@ def _official(executor: Executor, frames: Array, clip_len: int) -> Iterator[tupl
 def _session(data: Fixture, source: Fixture, executor: Executor) -> Iterator[StageResult]:
     """The published streaming session: whatever comes is run, one latent before it is seen again."""
     lr = source["lr_u8"]
-    prepared, shape = _prepared(lr, source["padded_f32"].shape[-1] // lr.shape[2])
-    encoder, decoder = executor.memories(*prepared.shape[2:])
+    clip = _clip_of(lr, source["padded_f32"].shape[-1] // lr.shape[2])
+    encoder, decoder = executor.memories(clip.grid.height_px, clip.grid.width_px)
     before: Array | None = None
-    waiting = prepared[:0]
+    waiting = clip.frames[:0]
     made: list[Array] = []
     start = 0
     for count in (8, 8, 3, len(lr) - 19, None):
         if count is None:
             waiting = _filled(waiting)
         else:
-            waiting, start = np.concatenate([waiting, prepared[start : start + count]]), start + count
+            waiting, start = np.concatenate([waiting, clip.frames[start : start + count]]), start + count
         ready = len(waiting) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
         if not ready:
             continue
-        latents, encoder = encoded(executor, waiting[:ready], encoder)
+        latents, encoder = clip.encoded(executor, waiting[:ready], encoder)
         waiting = waiting[ready:]
         given = latents if before is None else np.concatenate([before[-1:], latents])
-        frames, decoder = decoded(executor, denoised(executor, given)[len(given) - len(latents) :], decoder)
+        frames, decoder = _decoded(executor, _denoised(executor, given)[len(given) - len(latents) :], decoder)
         made.append(frames if before is not None else frames[DROPPED_FRAMES:])
         before = latents
-    out = np.concatenate(made)[:, :, : shape[0], : shape[1]]
+    out = clip.cropped(np.concatenate(made))
     kept = data.get("keep", np.arange(len(out)))
     frames = next(array for array in data.values() if array.ndim == 4)
     yield compared("session_overlap1 frames", out[kept], frames, _FRAME, f"{len(out)} frames")

@@ -139,6 +139,14 @@ class Device:
             host.close()
         return buffer
 
+    def constant_array(self, values: NDArray[Any]) -> Buffer:
+        """Device memory with these values, in C order. Waits until they are there."""
+
+        def fill(raw: NDArray[np.uint8]) -> None:
+            np.copyto(raw.view(values.dtype).reshape(values.shape), values)
+
+        return self.constant(values.nbytes, fill)
+
     def close(self) -> None:
         """Wait for the streams, then free everything, from the newest to the oldest, and let go of the context.
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from ..gpu.device import Stream
 
-_KINDS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
-_NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+_KINDS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8"}
+_NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.swiftvr.options import Options
-from vsflashsr.models.swiftvr.step import from_patches, to_patches
-from vsflashsr.models.swiftvr.upscale import bilinear
+from vsflashsr.models.swiftvr.upscale import axis
 from vsflashsr.models.swiftvr.windows import rotary, starts, windows
 
 sizes = st.integers(1, 60)
@@ -69,18 +68,12 @@ def test_scores_depend_on_distances_only() -> None:
     np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
 
 
-def test_patches_and_back() -> None:
-    latents = np.random.default_rng(0).random((2, 3, 4, 6)).astype(np.float32)
-    patches = to_patches(latents)
-    assert patches.shape == (2 * 2 * 3, 12)
-    # Row and column of the patch, then channel: token 0's second value is channel 1 at the corner.
-    assert patches[0, 1] == latents[0, 1, 0, 0] and patches[0, 3] == latents[0, 0, 0, 1]
-    assert np.array_equal(from_patches(patches, latents.shape), latents)
-
-
-def test_the_upscale_is_bilinear_with_half_pixel_centres() -> None:
-    row = bilinear(np.array([[[0, 1, 3]]], np.float32), 1, 6)[0, 0]
-    np.testing.assert_allclose(row, [0, 0.25, 0.75, 1.5, 2.5, 3])
+def test_the_upscale_is_bilinear_with_half_pixel_centres_and_black_beyond() -> None:
+    along = axis(3, 6, 8)
+    row = (np.array([0, 1, 3])[along.sources] * along.weights).sum(0)
+    np.testing.assert_allclose(row, [0, 0.25, 0.75, 1.5, 2.5, 3, 0, 0])
+    same = axis(5, 5, 5)
+    assert np.array_equal((np.arange(5)[same.sources] * same.weights).sum(0), np.arange(5))
 
 
 @pytest.mark.parametrize(("clip_len", "preroll"), [(24, 96), (12, 72), (8, 64), (4, 60)])

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ... import geometry
-from ...geometry import padded
 from ...model import ModelSpec
 from ...runtimes.graph import HostGraph
 from .calls import StepOf
 from .section import Memory, Section
-from .step import TOKEN_PX, Array, Memories, StepState, run_step
-from .upscale import bilinear
+from .step import Array, Memories, StepState, grid_of, run_step
+from .upscale import upscale_tables
 from .windows import Windows
 
 _SCORES = 64 << 20
@@ -39,10 +38,14 @@ class HostExecutor:
         section, graphs = self._section, self._graphs
         return zeros(section.encoder_memories, graphs.encoder), zeros(section.decoder_memories, graphs.decoder)
 
+    def upscale(self, frames: Array, tables: Mapping[str, Array]) -> Array:
+        """See ``Executor.upscale``."""
+        return _run(self._graphs.upscale, {"frames": frames, **tables})[0]
+
     def encode(self, frames: Array, memories: Memories) -> tuple[Array, Memories]:
         """See ``Executor.encode``."""
-        latent, *after = _run(self._graphs.encoder, {"frames": frames, **_states(memories)})
-        return latent, tuple(after)
+        patches, *after = _run(self._graphs.encoder, {"frames": frames, **_states(memories)})
+        return patches, tuple(after)
 
     def first(self, patches: Array) -> tuple[Array, Array, Array, Array]:
         """See ``Executor.first``."""
@@ -74,9 +77,9 @@ class HostExecutor:
         """See ``Executor.last``."""
         return _run(self._graphs.last, {"x": x, "attended": attended, "patches": patches})[0]
 
-    def decode(self, latent: Array, memories: Memories) -> tuple[Array, Memories]:
+    def decode(self, patches: Array, memories: Memories) -> tuple[Array, Memories]:
         """See ``Executor.decode``."""
-        frames, *after = _run(self._graphs.decoder, {"latent": latent, **_states(memories)})
+        frames, *after = _run(self._graphs.decoder, {"patches": patches, **_states(memories)})
         return frames, tuple(after)
 
 
@@ -95,20 +98,16 @@ class SwiftVRModel:
         self, frames: Sequence[geometry.Array], numbers: Sequence[int], state: StepState | None
     ) -> tuple[list[geometry.Array], StepState]:
         """See ``Model.step``. ``numbers`` don't matter: nothing here is random."""
-        height, width = (side * self.spec.scale for side in frames[0].shape[1:])
-        made, after = run_step(self._executor, prepared(frames, height, width), state)
+        low = frames[0].shape[1], frames[0].shape[2]
+        height, width = (side * self.spec.scale for side in low)
+        grid = grid_of(height, width)
+        tables = upscale_tables(low, self.spec.scale, (grid.height_px, grid.width_px))
+        made, after = run_step(self._executor, np.stack(frames), tables, grid, state)
         return list(made[:, :, :height, :width]), after
 
     def state_bytes(self, state: StepState) -> int:
         """All memories."""
         return state.nbytes
-
-
-def prepared(frames: Sequence[geometry.Array], height: int, width: int) -> Array:
-    """Upscaled, and padded with black at the right and below, as the model was trained."""
-    upscaled = bilinear(np.stack(frames), height, width)
-    missing = (padded(height, TOKEN_PX) - height, padded(width, TOKEN_PX) - width)
-    return np.pad(upscaled, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1]))) if any(missing) else upscaled
 
 
 def _states(memories: Memories) -> dict[str, Array]:

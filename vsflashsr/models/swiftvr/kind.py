@@ -9,16 +9,20 @@ from pathlib import Path
 from ...arguments import Arguments
 from ...bundle import Bundle, ColorFix
 from ...errors import FlashsrError
-from ...geometry import padded
 from ...model import ModelSpec
-from ...runtimes.backend import Backend
-from ...runtimes.graph import GraphCall
-from ..kind import LoadedModel, Size, label_of
+from ...runtimes.backend import Backend, DeviceBackend, HostBackend
+from ...runtimes.graph import DeviceGraph, GraphCall
+from ..kind import TILE_REMEDY, LoadedModel, Size, label_of
 from .calls import StepOf, step_calls
+from .device.memory import step_shape
+from .device.model import DeviceSwiftVRModel
+from .device.step import DeviceStep
 from .host import HostExecutor, SwiftVRModel
 from .options import Options
 from .section import Section, files_of, read_section
-from .step import TOKEN_PX
+from .step import TOKEN_PX, grid_of
+
+_REMEDY = f"{TILE_REMEDY}, or a smaller clip_len in model_options"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,11 @@ class SwiftVRKind:
 
     def load(self, backend: Backend, size: Size, *, tiles: int | None) -> LoadedModel:
         """See ``Kind.load``."""
-        if backend.place != "host":
-            raise FlashsrError(
-                f"SwiftVR runs on the CPU only so far, got backend={backend.name!r}; use backend='onnxruntime'"
-            )
+        if backend.place == "host":
+            return self._on_host(backend, size)
+        return self._on_device(backend, size, tiles or 1)
+
+    def _on_host(self, backend: HostBackend, size: Size) -> LoadedModel:
         if self.bundle.precision == "bf16":
             raise FlashsrError(
                 f"the bundle {str(self.bundle.folder)!r} is bf16, which ONNX Runtime can't run on the CPU; "
@@ -71,13 +76,26 @@ class SwiftVRKind:
         graphs = calls.loaded(backend.load(list(calls)))
         return LoadedModel(SwiftVRModel(self.spec, HostExecutor(self.section, graphs)))
 
-    def _calls(self, size: Size) -> StepOf[GraphCall]:
-        rows, cols = (padded(self.scale * side, TOKEN_PX) // TOKEN_PX for side in size)
+    def _on_device(self, backend: DeviceBackend, size: Size, runs: int) -> LoadedModel:
+        calls = self._calls(size)
+        graphs = calls.loaded(backend.load(list(calls)))
+        shape = step_shape(self.section, self.options, dtype=self.bundle.precision, low=size, scale=self.scale)
+        step = DeviceStep(
+            backend.device, graphs, calls, shape, runs=runs, captured=backend.captures, remedy=_REMEDY
+        )
+        return LoadedModel(DeviceSwiftVRModel(self.spec, step), step.memory)
 
+    def _calls(self, size: Size) -> StepOf[GraphCall]:
         def label(path: Path) -> str:
             return label_of(self.bundle, path, size)
 
-        return step_calls(self.bundle.folder, self.section, self.options, rows, cols, label)
+        grid = grid_of(*(self.scale * side for side in size))
+        return step_calls(self.bundle.folder, self.section, self.options, size, grid, label, self._module)
+
+    def _module(self, part: str, layer: int, device: str) -> DeviceGraph:
+        from .network.graphs import torch_graph
+
+        return torch_graph(self.bundle, self.section, part, layer, device)
 
 
 def read_swiftvr(bundle: Bundle, scale: int, arguments: Arguments) -> SwiftVRKind:

@@ -38,10 +38,12 @@ class Section:
     last: Graph
     attention: str
     """Windowed self-attention: q, k, v (T, dim), cos, sin (T, head_dim / 2), gather (W, L), owner (T) → attended (T, dim)."""
+    upscale: str
+    """frames (4, 3, h, w), tables of rows and columns → upscaled (4, 3, H, W)."""
     encoder: str
-    """frames (4, 3, H, W), state0.. → latent (1, C, H/16, W/16), next0.."""
+    """frames (4, 3, H, W), state0.. → patches of a latent (H/32 * W/32, 4C), next0.."""
     decoder: str
-    """latent (1, C, H/16, W/16), state0.. → frames (4, 3, H, W), next0.."""
+    """patches of a latent (H/32 * W/32, 4C), state0.. → frames (4, 3, H, W), next0.."""
     encoder_memories: tuple[Memory, ...]
     decoder_memories: tuple[Memory, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -72,4 +74,4 @@ def files_of(section: Section) -> list[str]:
     """Every file the section names."""
     graphs = (section.first, section.middle, section.last)
     pieces = [name for graph in graphs for name in (graph.shared, *graph.constant, *graph.weights)]
-    return [*pieces, section.attention, section.encoder, section.decoder]
+    return [*pieces, section.attention, section.upscale, section.encoder, section.decoder]

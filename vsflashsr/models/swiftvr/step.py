@@ -6,13 +6,14 @@ step, and the only state is what the autoencoder remembers: the same frames give
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ...geometry import padded
 from .windows import Windows, rotary, windows
 
 type Array = npt.NDArray[Any]
@@ -41,8 +42,11 @@ class Executor(Protocol):
     def memories(self, height: int, width: int) -> tuple[Memories, Memories]:
         """The encoder's and the decoder's at the beginning of a run, for pictures of this size: zeros."""
 
+    def upscale(self, frames: Array, tables: Mapping[str, Array]) -> Array:
+        """Four frames (4, 3, h, w) with `upscale_tables` → (4, 3, H, W)."""
+
     def encode(self, frames: Array, memories: Memories) -> tuple[Array, Memories]:
-        """Four frames (4, 3, H, W) → latent (1, C, H/16, W/16)."""
+        """Four frames (4, 3, H, W) → patches of a latent (h * w, 4C)."""
 
     def first(self, patches: Array) -> tuple[Array, Array, Array, Array]:
         """Patches (T, 4C) → x, q, k, v (T, dim) of layer 0."""
@@ -56,8 +60,8 @@ class Executor(Protocol):
     def last(self, x: Array, attended: Array, patches: Array) -> Array:
         """→ patches of the restored latents."""
 
-    def decode(self, latent: Array, memories: Memories) -> tuple[Array, Memories]:
-        """Latent (1, C, H/16, W/16) → four frames (4, 3, H, W)."""
+    def decode(self, patches: Array, memories: Memories) -> tuple[Array, Memories]:
+        """Patches of a latent (h * w, 4C) → four frames (4, 3, H, W)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,60 +76,77 @@ class StepState:
         return sum(memory.nbytes for memory in (*self.encoder, *self.decoder))
 
 
-def run_step(executor: Executor, frames: Array, state: StepState | None) -> tuple[Array, StepState]:
-    """One step from frames (n, 3, H, W) in 0..1 to frames; H and W multiples of 32, n of 4.
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Tokens of one latent frame."""
+
+    rows: int
+    cols: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.cols
+
+    @property
+    def height_px(self) -> int:
+        """Of the padded output."""
+        return TOKEN_PX * self.rows
+
+    @property
+    def width_px(self) -> int:
+        return TOKEN_PX * self.cols
+
+
+def grid_of(height: int, width: int) -> Grid:
+    """For an output of this size."""
+    return Grid(padded(height, TOKEN_PX) // TOKEN_PX, padded(width, TOKEN_PX) // TOKEN_PX)
+
+
+def run_step(
+    executor: Executor, frames: Array, tables: Mapping[str, Array], grid: Grid, state: StepState | None
+) -> tuple[Array, StepState]:
+    """One step from low-resolution frames (n, 3, h, w) in 0..1 to frames (n, 3, H, W), n a multiple of 4.
 
     Returns n of them, without the first three where ``state`` is None, and the next state.
     """
-    height, width = frames.shape[2:]
-    encoder, decoder = executor.memories(height, width) if state is None else (state.encoder, state.decoder)
-    latents, encoder = encoded(executor, frames, encoder)
-    made, decoder = decoded(executor, denoised(executor, latents), decoder)
+    if state is None:
+        encoder, decoder = executor.memories(grid.height_px, grid.width_px)
+    else:
+        encoder, decoder = state.encoder, state.decoder
+    patches, encoder = encoded(executor, frames, tables, encoder)
+    made, decoder = decoded(executor, denoised(executor, patches, grid), grid, decoder)
     return made if state is not None else made[DROPPED_FRAMES:], StepState(encoder, decoder)
 
 
-def encoded(executor: Executor, frames: Array, memories: Memories) -> tuple[Array, Memories]:
-    """(n, 3, H, W) → latents (n/4, C, H/16, W/16), four frames at a time: memory doesn't grow with the step."""
-    latents: list[Array] = []
+def encoded(
+    executor: Executor, frames: Array, tables: Mapping[str, Array], memories: Memories
+) -> tuple[Array, Memories]:
+    """(n, 3, h, w) → patches (n/4 * tokens, 4C), four frames at a time: memory doesn't grow with the step."""
+    patches: list[Array] = []
     for start in range(0, len(frames), FRAMES_PER_LATENT):
-        latent, memories = executor.encode(frames[start : start + FRAMES_PER_LATENT], memories)
-        latents.append(latent)
-    return np.concatenate(latents), memories
+        upscaled = executor.upscale(frames[start : start + FRAMES_PER_LATENT], tables)
+        own, memories = executor.encode(upscaled, memories)
+        patches.append(own)
+    return np.concatenate(patches), memories
 
 
-def decoded(executor: Executor, latents: Array, memories: Memories) -> tuple[Array, Memories]:
+def decoded(executor: Executor, patches: Array, grid: Grid, memories: Memories) -> tuple[Array, Memories]:
     """The reverse of `encoded`."""
     frames: list[Array] = []
-    for latent in latents:
-        made, memories = executor.decode(latent[None], memories)
+    for own in np.split(patches, len(patches) // grid.tokens):
+        made, memories = executor.decode(own, memories)
         frames.append(made)
     return np.concatenate(frames), memories
 
 
-def denoised(executor: Executor, latents: Array) -> Array:
-    """The DiT over all latents (F, C, 2h, 2w) of a step at once."""
-    frames, _, height, width = latents.shape
-    grid = frames, height // 2, width // 2
-    cos, sin = rotary(*grid, executor.head_dim)
-    over = [windows(*grid, executor.window, shifted=shifted) for shifted in (False, True)]
-    patches = to_patches(latents)
+def denoised(executor: Executor, patches: Array, grid: Grid) -> Array:
+    """The DiT over all latents of a step at once."""
+    box = len(patches) // grid.tokens, grid.rows, grid.cols
+    cos, sin = rotary(*box, executor.head_dim)
+    over = [windows(*box, executor.window, shifted=shifted) for shifted in (False, True)]
     x, q, k, v = executor.first(patches)
     for layer in range(executor.layers):
         attended = executor.attend(q, k, v, cos, sin, over[layer % 2])
         if layer + 1 < executor.layers:
             x, q, k, v = executor.middle(layer, x, attended)
-    return from_patches(executor.last(x, attended, patches), latents.shape)
-
-
-def to_patches(latents: Array) -> Array:
-    """(F, C, 2h, 2w) → (F * h * w, 4C): row, column of the patch, then channel, the channel fastest."""
-    frames, channels, height, width = latents.shape
-    box = latents.reshape(frames, channels, height // 2, 2, width // 2, 2).transpose(0, 2, 4, 3, 5, 1)
-    return np.ascontiguousarray(box).reshape(-1, 4 * channels)
-
-
-def from_patches(patches: Array, shape: Sequence[int]) -> Array:
-    """The reverse of `to_patches`, for latents of this shape."""
-    frames, channels, height, width = shape
-    box = patches.reshape(frames, height // 2, width // 2, 2, 2, channels).transpose(0, 5, 1, 3, 2, 4)
-    return np.ascontiguousarray(box).reshape(frames, channels, height, width)
+    return executor.last(x, attended, patches)

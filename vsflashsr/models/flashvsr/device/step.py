@@ -227,18 +227,12 @@ class DeviceStep:
             cols.taps,
         )
         placed = [
-            launches.AxisTables(*map(self._constant, (table.starts, table.weights, table.whole_weights)))
+            launches.AxisTables(
+                *(self.device.constant_array(part).address for part in (table.starts, table.weights, table.whole_weights))
+            )
             for table in (rows, cols)
         ]
         return resize, placed[0], placed[1]
-
-    def _constant(self, values: NDArray[Any]) -> int:
-        """The address of a table on the device, for good."""
-
-        def fill(raw: NDArray[np.uint8]) -> None:
-            np.copyto(raw.view(values.dtype).reshape(values.shape), values)
-
-        return self.device.constant(values.nbytes, fill).address
 
     # --- projector and DiT ---
 

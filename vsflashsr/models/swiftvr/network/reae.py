@@ -1,4 +1,7 @@
-"""ReAE, the causal autoencoder around the DiT: four frames and what is remembered make a latent, and the reverse (spec 3)."""
+"""ReAE, the causal autoencoder around the DiT: four frames and what is remembered make a latent, and the reverse (spec 3).
+
+Latents are given and taken as the DiT has them, in patches: one for each token, (row, column, channel), the channel fastest.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ class Encoder(_Remembering):
     def forward(self, frames: Tensor, *memories: Tensor) -> tuple[Tensor, ...]:
         """`frames` (4n, 3, H, W) in 0..1, float32; nine memories, zeros at the beginning of a run.
 
-        Returns latents (n, 48, H/16, W/16) float32 and the nine next memories.
+        Returns patches (n * H/32 * W/32, 192) float32 and the nine next memories.
         """
         after: list[Tensor] = []
         layers = self.layers
@@ -81,7 +84,7 @@ class Encoder(_Remembering):
         x = self.remember(layers["3"](layers["2"](x)), memories, after)
         x = self.remember(layers["8"](layers["7"](x)), memories, after)
         x = self.remember(layers["13"](layers["12"](x)), memories, after)
-        return layers["17"](x).float(), *after
+        return to_patches(layers["17"](x).float()), *after
 
 
 class Decoder(_Remembering):
@@ -106,8 +109,8 @@ class Decoder(_Remembering):
             }
         )
 
-    def forward(self, latents: Tensor, *memories: Tensor) -> tuple[Tensor, ...]:
-        """`latents` (n, 48, H/16, W/16) float32; nine memories, zeros at the beginning of a run.
+    def forward(self, patches: Tensor, *memories: Tensor) -> tuple[Tensor, ...]:
+        """`patches` (n * H/32 * W/32, 192) float32; nine memories, zeros at the beginning of a run.
 
         Returns frames (4n, 3, H, W) in 0..1, float32, and the nine next memories. The first three frames of a run are to be
         dropped.
@@ -119,11 +122,26 @@ class Decoder(_Remembering):
             made: Tensor = layers[str(index + 1)](F.interpolate(layers[str(index)](x), scale_factor=2.0))
             return made
 
+        latents = from_patches(patches, memories[0].shape[2], memories[0].shape[3])
         x = F.relu(layers["1"]((torch.tanh(latents / 3) * 3).to(self.dtype)))
         x = grown(self.remember(x, memories, after), 7)
         x = grown(self.remember(x, memories, after), 13)
         x = F.relu(grown(self.remember(x, memories, after), 19))
         return F.pixel_shuffle(layers["22"](x).float().clamp(0, 1), 2), *after
+
+
+def to_patches(latents: Tensor) -> Tensor:
+    """(n, C, 2h, 2w) → (n * h * w, 4C)."""
+    _, channels, height, width = latents.shape
+    box = latents.reshape(-1, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 3, 5, 1)
+    return box.reshape(-1, 4 * channels)
+
+
+def from_patches(patches: Tensor, height: int, width: int) -> Tensor:
+    """The reverse of `to_patches`, for latents of this height and width."""
+    channels = patches.shape[1] // 4
+    box = patches.reshape(-1, height // 2, width // 2, 2, 2, channels).permute(0, 5, 1, 3, 2, 4)
+    return box.reshape(-1, channels, height, width)
 
 
 def encoder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

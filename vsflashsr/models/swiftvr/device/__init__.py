@@ -1,0 +1,1 @@
+"""SwiftVR's step on a device."""
