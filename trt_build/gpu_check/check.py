@@ -6,7 +6,7 @@ Needs Python 3.12, torch with CUDA, triton, cuda-python, onnx and onnxruntime, a
 trt_build.gpu_check.pack` makes an archive for hosts that have no more than these. What is found is written after each part, so
 that nothing is lost with a host that goes away. TensorRT or TensorRT-RTX are measured where they can be imported. Each part
 runs in a process of its own with a time limit, so that one that fails or hangs doesn't take the others' results along; the
-status is 1 if one failed. Under ten minutes on an H200 by its limits.
+status is 1 if one failed. Under ten minutes by its limits: parts for which no time was left say so, and can be asked for by name.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ PARTS = {
     "ceilings": 60,
     "speed": 240,
     "engines": 120,
+    "swiftvr": 240,
+    "realviformer": 180,
 }
 """Part → seconds it may take; what is right before what is fast."""
 TOTAL_S = 570
@@ -205,6 +207,11 @@ def summary(parts: dict[str, Any]) -> list[str]:
             f"FlashVSR {name}: {found['frames_per_s']['fetched']:.1f} frames/s fetched, "
             f"{found['frames_per_s']['device']:.1f} on the device{share}"
         )
+    for part, title in (("swiftvr", "SwiftVR"), ("realviformer", "RealViformer")):
+        for backend, found in parts.get(part, {}).items():
+            for name, one in found.items() if isinstance(found, dict) else ():
+                if isinstance(one, dict) and "frames_per_s" in one:
+                    lines.append(f"{title} {name}: {one['frames_per_s']:.1f} frames/s fetched, {backend}")
     for name, found in parts.get("kernels", {}).items():
         if isinstance(found, dict) and "max_error" in found:
             lines.append(

@@ -17,6 +17,7 @@ from trt_build.flashvsr.checkpoint import Checkpoint
 from trt_build.flashvsr.torch_executor import TorchExecutor
 from trt_build.flashvsr.verify_dit import dit_fixtures, golden_masks, golden_steps, open_golden
 from vsflashsr.gpu.device import Device
+from vsflashsr.gpu.kernels.kernel import Launch
 from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan
 from vsflashsr.models.flashvsr.kernels import launches
@@ -32,7 +33,7 @@ LIMITS_DB = {"fp16": 50.0, "bf16": 38.0}
 class Run(Protocol):
     """Runs a launch, and returns when it is done."""
 
-    def __call__(self, launch: launches.Launch) -> None: ...
+    def __call__(self, launch: Launch) -> None: ...
 
 
 def part(settings: Settings) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def part(settings: Settings) -> dict[str, Any]:
     try:
         library, stream = KernelLibrary(device, KERNELS), device.stream()
 
-        def run(launch: launches.Launch) -> None:
+        def run(launch: Launch) -> None:
             torch.cuda.synchronize()
             library.run(stream, launch)
             stream.synchronize()
