@@ -12,29 +12,12 @@ import torch
 
 from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
 from trt_build.flashvsr.export import export_bundle
-from trt_build.random_checkpoint import write_checkpoint
-from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
+from trt_build.random_checkpoint import REDUCED, write_checkpoint
 
 # Threads of torch wait by spinning: on a busy machine more of them make toy sizes fifty times slower (2026-11-22).
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
-
-SMALL = FlashVSRConfig(
-    dim=48,
-    heads=2,
-    head_dim=24,
-    layers=3,
-    ffn=64,
-    text_dim=16,
-    text_len=5,
-    freq_dim=16,
-    lq_hidden=(2, 3),
-    tc_channels=(4, 4, 4, 4),
-    vae_dim=4,
-)
-"""Nothing of it is like the golden set: neither width nor head dimension nor prompt."""
-
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
@@ -45,17 +28,17 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def small_folder(variant: str = "tiny", seed: int = 0) -> Path:
     """The published files at toy width."""
     folder = Path(_folder().name, f"checkpoint {variant} {seed}")
-    write_checkpoint(folder, SMALL, variant=variant, seed=seed)
+    write_checkpoint(folder, REDUCED, variant=variant, seed=seed)
     return folder
 
 
 def small_checkpoint(variant: str = "tiny", version: str = "v1.1") -> Checkpoint:
     """The opened checkpoint."""
-    return load_checkpoint(small_folder(variant), version=version, variant=variant, head_dim=SMALL.head_dim)
+    return load_checkpoint(small_folder(variant), version=version, variant=variant, head_dim=REDUCED.head_dim)
 
 
 def small_bundle(variant: str = "tiny", version: str = "v1.1", precision: str = "fp32") -> Path:
-    """A bundle of a few hundred kB, made by the exporter. Don't write to it: all tests share it."""
+    """A bundle of 1.3 MB, made by the exporter. Don't write to it: all tests share it."""
     out = Path(_folder().name, f"bundle {variant} {version} {precision}")
     if not out.exists():
         export_bundle(small_checkpoint(variant, version), out, precision=precision, name="small")

@@ -24,6 +24,7 @@ from trt_build.cli import main
 from trt_build.flashvsr import export as export_module
 from trt_build.flashvsr.checkpoint import load_checkpoint
 from trt_build.pieces import pieces_of, write_piece
+from trt_build.random_checkpoint import REDUCED
 from vsflashsr.bundle import load_bundle
 from vsflashsr.errors import FlashsrError
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
@@ -33,7 +34,7 @@ from vsflashsr.models.wan.network.dit import DiT, build_constants
 from vsflashsr.models.wan.network.pieces import FirstPiece, LastPiece, MiddlePiece
 from vsflashsr.models.wan.network.precision import PRECISIONS
 
-from ..support.flashvsr_small import ROOT, SMALL, small_bundle, small_folder
+from ..support.flashvsr_small import ROOT, small_bundle, small_folder
 from ..support.models import host_flashvsr
 from ..support.rtx import TARGETS, compile_onnx
 from .test_flashvsr_parts import RandomWeights
@@ -46,7 +47,7 @@ def arguments(out: Path, **changes: str) -> list[str]:
         "checkpoint": str(small_folder()),
         "version": "v1.1",
         "precision": "fp32",
-        "head-dim": str(SMALL.head_dim),
+        "head-dim": str(REDUCED.head_dim),
         "out": str(out),
         **changes,
     }
@@ -74,8 +75,8 @@ def test_a_bundle_is_complete_and_small() -> None:
     assert (bundle.schedule.first_reads, bundle.schedule.first_emits, bundle.schedule.reads) == (25, 21, 8)
     assert sorted(bundle.scales) == [2, 3, 4]
     assert bundle.provenance["version_claimed"] == section.version == "v1.1"
-    assert section.config["dim"] == SMALL.dim
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+    assert section.config["dim"] == REDUCED.dim
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
 
 
 def test_the_command_line_writes_the_same_bytes_again_with_progress_on_stderr(
@@ -197,11 +198,11 @@ def write_golden(folder: Path) -> None:
     info = {"grid_blocks": [2, 1], "topk_ratio": 1.3, "local_range": 3, "kv_ratio": 2.0, "chunks": 2}
     data: dict[str, Any] = {
         "noise": random.standard_normal((1, 16, 8, 32, 16)).astype(np.float16),
-        "lq_tokens": random.standard_normal((1, 8 * 128, SMALL.dim)).astype(np.float16),
+        "lq_tokens": random.standard_normal((1, 8 * 128, REDUCED.dim)).astype(np.float16),
     }
     masks: dict[int, np.ndarray] = {}
     executor = TorchExecutor(
-        load_checkpoint(folder, version="v1.1", variant="tiny", head_dim=SMALL.head_dim),
+        load_checkpoint(folder, version="v1.1", variant="tiny", head_dim=REDUCED.head_dim),
         observer=lambda layer, taps: masks.__setitem__(layer, taps["mask"].numpy()),
     )
     for step in golden_steps(data, info, executor):
@@ -275,7 +276,7 @@ def compile_pieces(folder: Path, dim: int, targets: tuple[tuple[int, int], ...])
 def test_tensorrt_rtx_compiles_every_piece(precision: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install tensorrt-rtx")
     # 3 pieces, and constant forms of the first, two middle ones and the last.
-    assert len(compile_pieces(small_bundle(precision=precision), SMALL.dim, TARGETS[:1])) == 7
+    assert len(compile_pieces(small_bundle(precision=precision), REDUCED.dim, TARGETS[:1])) == 7
 
 
 @pytest.mark.long

@@ -30,7 +30,7 @@ from trt_build.gpu_check import (  # noqa: E402
     work,
 )
 from trt_build.gpu_check.settings import Settings  # noqa: E402
-from trt_build.random_checkpoint import REALVIFORMER_REDUCED, SWIFTVR_REDUCED  # noqa: E402
+from trt_build.random_checkpoint import REALVIFORMER_REDUCED, REDUCED, SWIFTVR_REDUCED  # noqa: E402
 from vsflashsr.bundle import load_bundle  # noqa: E402
 from vsflashsr.errors import FlashsrError  # noqa: E402
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig  # noqa: E402
@@ -40,15 +40,11 @@ from vsflashsr.models.swiftvr.step import grid_of  # noqa: E402
 from vsflashsr.runtimes.backend import Backend  # noqa: E402
 from vsflashsr.runtimes.graph import weights_bytes  # noqa: E402
 
-from ..support.flashvsr_small import small_bundle  # noqa: E402
+from ..support.flashvsr_small import small_bundle, small_checkpoint  # noqa: E402
 from ..support.host_kernels import HostKernels, run_on_host  # noqa: E402
 from ..support.mock_cuda import mock_device  # noqa: E402
 from ..support.tiny import write_tiny_bundle  # noqa: E402
 from ..support.torch_device import OnMock, QueuedModule  # noqa: E402
-
-REDUCED = FlashVSRConfig(
-    dim=64, heads=2, head_dim=32, layers=2, ffn=64, text_len=4, lq_hidden=(8, 8), tc_channels=(8, 8, 8, 8)
-)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +179,7 @@ def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
     from trt_build.gpu_check import golden
     from vsflashsr.models.flashvsr.windows import topk_ratio
 
-    from ..models.flashvsr.test_flashvsr_device import opened
-
-    checkpoint = opened("tiny", "v1.1")
+    checkpoint = small_checkpoint()
     random = np.random.default_rng(0)
     grid = Grid(1, 2)
     tokens = 10 * grid.slice_tokens // 2

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from trt_build import bundle_folder
 from trt_build.cli import main
 from trt_build.pieces import pieces_of
 from trt_build.random_checkpoint import SWIFTVR_REDUCED
@@ -176,6 +177,15 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path) -> None:
     names = {path.name for path in small_bundle().iterdir()}
     assert {path.name for path in (tmp_path / "again").iterdir()} == names
     assert all((tmp_path / "again" / name).read_bytes() == (small_bundle() / name).read_bytes() for name in names)
+
+
+def test_a_published_file_may_be_as_large_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 GB, more than a file of a bundle may have; what is too large is told before anything is written."""
+    assert bundle_folder.LARGEST_CHECKPOINT_BYTES > 19_999_235_584
+    monkeypatch.setattr(bundle_folder, "LARGEST_CHECKPOINT_BYTES", 100)
+    with pytest.raises(FlashsrError, match="more than the 100 there may be"):
+        export_bundle(small_checkpoint(), tmp_path / "b", precision="fp32")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from vsflashsr.bundle import write_manifest
-from vsflashsr.files import sha256_of
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.network.projector import build_projector
 from vsflashsr.models.flashvsr.network.tcdecoder import TCDecoder
@@ -21,9 +19,8 @@ from vsflashsr.models.flashvsr.section import Section
 from vsflashsr.models.wan.network.dit import build_constants
 from vsflashsr.models.wan.network.pieces import FirstPiece, LastPiece, MiddlePiece, WindowAttention
 from vsflashsr.models.wan.network.precision import PRECISIONS
-from vsflashsr.version import __version__
 
-from ..bundle_folder import Progress, all_or_nothing, silent
+from ..bundle_folder import Progress, silent, write_bundle
 from ..graphs import weights_as_inputs, write_graph
 from ..pieces import pieces_of, write_piece
 from .checkpoint import Checkpoint
@@ -52,11 +49,20 @@ def export_bundle(
     Raises:
         FlashsrError: `out` exists, the disk is full, or a weight doesn't fit the precision.
     """
-    size = export_bytes(checkpoint.config, precision)
-    with all_or_nothing(out, size) as folder:
-        dtype = PRECISIONS[precision]
-        section = write_section(checkpoint, folder, dtype, options or Options(), progress)
-        write_manifest(folder, _manifest(checkpoint, section, precision, name or out.name))
+
+    def write(folder: Path) -> dict[str, Any]:
+        section = write_section(checkpoint, folder, PRECISIONS[precision], options or Options(), progress)
+        return _manifest(checkpoint, section)
+
+    write_bundle(
+        out,
+        size_bytes=export_bytes(checkpoint.config, precision),
+        name=name,
+        precision=precision,
+        files=checkpoint.files,
+        progress=progress,
+        write=write,
+    )
 
 
 def export_bytes(config: FlashVSRConfig, precision: str) -> int:
@@ -77,14 +83,9 @@ def _all_modules(config: FlashVSRConfig) -> Iterator[tuple[nn.Module, int]]:
             yield WanVaeDecoder(config), 1
 
 
-def _manifest(checkpoint: Checkpoint, section: Section, precision: str, name: str) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint, section: Section) -> dict[str, Any]:
     return {
-        "name": name,
         "kind": "flashvsr",
-        "channels": "rgb",
-        "precision": precision,
-        "value_range": [0.0, 1.0],
-        "size_multiple": 1,
         "schedule": SCHEDULE,
         "preroll": PREROLL,
         "max_segment": MAX_SEGMENT,
@@ -94,8 +95,6 @@ def _manifest(checkpoint: Checkpoint, section: Section, precision: str, name: st
         "provenance": {
             "version_claimed": checkpoint.version,
             "version_note": "v1 and v1.1 files can't be told apart; this is what the exporter was told",
-            "exporter": f"vsflashsr {__version__}",
-            "files": {part: {"name": path.name, "sha256": sha256_of(path)} for part, path in checkpoint.files.items()},
         },
         "flashvsr": section.to_json(),
     }

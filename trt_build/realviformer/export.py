@@ -8,13 +8,10 @@ from typing import Any
 import onnx
 import torch
 
-from vsflashsr.bundle import write_manifest
 from vsflashsr.errors import FlashsrError
-from vsflashsr.files import sha256_of
 from vsflashsr.models.wan.network.precision import PRECISIONS
-from vsflashsr.version import __version__
 
-from ..bundle_folder import Progress, all_or_nothing, converted, silent
+from ..bundle_folder import Progress, converted, silent, write_bundle
 from ..graphs import traced, write_graph
 from .checkpoint import Checkpoint, aligned
 from .network import SCALE, RealViformer, to_precision
@@ -47,11 +44,22 @@ def export_bundle(
             "RealViformer can't be exported as bf16, got precision='bf16'; use fp16 or fp32: its norms divide by how much "
             "channels differ, and its state would lose what it remembers"
         )
-    with all_or_nothing(out, export_bytes(checkpoint, precision)) as folder:
+
+    def write(folder: Path) -> dict[str, Any]:
         progress("tracing", 0)
         write_graph(step_graph(checkpoint, precision), folder / GRAPH)
         progress(GRAPH, (folder / GRAPH).stat().st_size)
-        write_manifest(folder, _manifest(checkpoint, precision, name or out.name))
+        return _manifest(checkpoint)
+
+    write_bundle(
+        out,
+        size_bytes=export_bytes(checkpoint, precision),
+        name=name,
+        precision=precision,
+        files={"weights": checkpoint.path},
+        progress=progress,
+        write=write,
+    )
 
 
 def export_bytes(checkpoint: Checkpoint, precision: str) -> int:
@@ -79,14 +87,10 @@ def step_graph(checkpoint: Checkpoint, precision: str) -> onnx.ModelProto:
     return traced(network, examples, ("out", "next.feat", "next.prev"), dynamic)
 
 
-def _manifest(checkpoint: Checkpoint, precision: str, name: str) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
     features = checkpoint.shapes["compress.weight"][0]
     return {
-        "name": name,
         "kind": "recurrent",
-        "channels": "rgb",
-        "precision": precision,
-        "value_range": [0.0, 1.0],
         "size_multiple": 4,
         "schedule": {"first_reads": 1, "first_emits": 1, "reads": 1, "emits": 1},
         "preroll": PREROLL,
@@ -100,11 +104,6 @@ def _manifest(checkpoint: Checkpoint, precision: str, name: str) -> dict[str, An
                 ],
             }
         },
-        "color_fix": "none",
         "licence": "MIT (code of RealViformer); its author states no licence for the weights",
-        "provenance": {
-            "model": "RealViformer",
-            "exporter": f"vsflashsr {__version__}",
-            "files": {"weights": {"name": checkpoint.path.name, "sha256": sha256_of(checkpoint.path)}},
-        },
+        "provenance": {"model": "RealViformer"},
     }

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vsflashsr.bundle import write_manifest
-from vsflashsr.files import sha256_of
 from vsflashsr.models.swiftvr.network.attention import WindowedAttention
 from vsflashsr.models.swiftvr.network.config import SwiftVRConfig
 from vsflashsr.models.swiftvr.network.reae import (
@@ -30,9 +28,8 @@ from vsflashsr.models.swiftvr.section import Memory, Section
 from vsflashsr.models.swiftvr.step import FRAMES_PER_LATENT
 from vsflashsr.models.wan.network.pieces import LastPiece, MiddlePiece, PatchPiece
 from vsflashsr.models.wan.network.precision import PRECISIONS
-from vsflashsr.version import __version__
 
-from ..bundle_folder import Progress, all_or_nothing, converted, silent
+from ..bundle_folder import Progress, converted, silent, write_bundle
 from ..graphs import bound, traced, weights_as_inputs, write_graph, write_weights
 from ..pieces import pieces_of, write_piece
 from .checkpoint import Checkpoint, constants
@@ -62,9 +59,19 @@ def export_bundle(
     Raises:
         FlashsrError: `out` exists, the disk is full, or a weight doesn't fit the precision.
     """
-    with all_or_nothing(out, export_bytes(checkpoint.config, precision)) as folder:
-        section = write_section(checkpoint, folder, PRECISIONS[precision], options or Options(), progress)
-        write_manifest(folder, _manifest(checkpoint, section, precision, name or out.name))
+
+    def write(folder: Path) -> dict[str, Any]:
+        return _manifest(write_section(checkpoint, folder, PRECISIONS[precision], options or Options(), progress))
+
+    write_bundle(
+        out,
+        size_bytes=export_bytes(checkpoint.config, precision),
+        name=name,
+        precision=precision,
+        files=checkpoint.files,
+        progress=progress,
+        write=write,
+    )
 
 
 def export_bytes(config: SwiftVRConfig, precision: str) -> int:
@@ -210,25 +217,15 @@ def upscale_graph() -> onnx.ModelProto:
     return traced(Upscale(), {name: examples[name] for name in Upscale.inputs}, ["upscaled"], dynamic)
 
 
-def _manifest(checkpoint: Checkpoint, section: Section, precision: str, name: str) -> dict[str, Any]:
+def _manifest(section: Section) -> dict[str, Any]:
     options = section.options
     return {
-        "name": name,
         "kind": "swiftvr",
-        "channels": "rgb",
-        "precision": precision,
-        "value_range": [0.0, 1.0],
-        "size_multiple": 1,
         "schedule": dataclasses.asdict(options.schedule),
         "preroll": options.preroll,
         "max_segment": options.max_segment,
         "scales": {str(scale): {"step": section.encoder} for scale in SCALES},
-        "color_fix": "none",
         "licence": "Apache-2.0 (weights of SwiftVR and Wan 2.2)",
-        "provenance": {
-            "model": "SwiftVR",
-            "exporter": f"vsflashsr {__version__}",
-            "files": {part: {"name": path.name, "sha256": sha256_of(path)} for part, path in checkpoint.files.items()},
-        },
+        "provenance": {"model": "SwiftVR"},
         "swiftvr": section.to_json(),
     }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +9,6 @@ import pytest
 
 pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
 
-from trt_build.flashvsr.checkpoint import Checkpoint, load_checkpoint
-from trt_build.flashvsr.export import export_bundle
-from trt_build.random_checkpoint import REDUCED, write_checkpoint
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.calls import StepOf
@@ -25,7 +19,7 @@ from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.wan.section import Graph
 from vsflashsr.runtimes.graph import DeviceGraph
 
-from ...support.flashvsr_small import frames
+from ...support.flashvsr_small import frames, small_bundle
 from ...support.host_device import HostGraph
 from ...support.host_kernels import HostKernels
 from ...support.mock_cuda import MockDriver, mock_device
@@ -35,25 +29,9 @@ LOW = (24, 60)
 """Height and width: x4 is 96x240, padded to 128x256: two windows, and something to crop."""
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="vsflashsr-tests-", ignore_cleanup_errors=True)
-
-
-def opened(variant: str, version: str) -> Checkpoint:
-    """A FlashVSR whose head dimension the kernels know."""
-    folder = Path(_folder().name, f"checkpoint {variant}")
-    if not folder.exists():
-        write_checkpoint(folder, REDUCED, variant=variant)
-    return load_checkpoint(folder, version=version, variant=variant, head_dim=REDUCED.head_dim)
-
-
-@cache
 def bundle(variant: str, version: str) -> Bundle:
-    """Its export."""
-    out = Path(_folder().name, f"bundle {variant} {version}")
-    export_bundle(opened(variant, version), out, precision="fp32", name="reduced")
-    return load_bundle(out)
+    """Of a FlashVSR whose head dimension the kernels know."""
+    return load_bundle(small_bundle(variant, version))
 
 
 def graphs(bundle: Bundle, mock: MockDriver) -> StepOf[DeviceGraph]:

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the reference executor and the exporter need the extra 'export'")
 
 from trt_build.flashvsr.torch_executor import TorchExecutor
+from trt_build.random_checkpoint import REDUCED
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.host.executor import OnnxExecutor
 from vsflashsr.models.flashvsr.host.step import (
@@ -29,7 +30,7 @@ from vsflashsr.models.flashvsr.noise import step_noise
 from vsflashsr.models.flashvsr.plan import step_plan
 from vsflashsr.models.flashvsr.windows import Grid
 
-from ...support.flashvsr_small import SMALL, frames, small_bundle, small_checkpoint
+from ...support.flashvsr_small import frames, small_bundle, small_checkpoint
 from ...support.models import host_executor, host_flashvsr
 
 OPTIONS = StepOptions(ratio=1.5, local_range=3, kv_ratio=3)
@@ -71,7 +72,7 @@ def test_torch_and_onnx_runtime_agree(variant: str, version: str, steps: int) ->
     for expected, made in zip(torch_runs, onnx_runs, strict=True):
         np.testing.assert_allclose(made, expected, atol=1e-4)
     assert [len(made) for made in onnx_runs] == [21, 8, 8][:steps]
-    assert len(masks["onnx"]) == steps * SMALL.layers
+    assert len(masks["onnx"]) == steps * REDUCED.layers
     assert all((a == b).all() for a, b in zip(masks["torch"], masks["onnx"], strict=True))
 
 
@@ -90,10 +91,10 @@ def test_every_stage_agrees_between_torch_and_onnx_runtime() -> None:
         for ours, theirs in pairs:
             np.testing.assert_allclose(ours, reference.download(theirs), atol=1e-4, err_msg=stage)
 
-    both("first", noise(256, 64), noise(256, SMALL.dim))
-    both("middle", noise(256, SMALL.dim), noise(256, SMALL.dim), before=(1,))
-    both("last", noise(256, SMALL.dim), noise(256, SMALL.dim), noise(256, 64))
-    pixels, context = noise(4, 3, 32, 48), (noise(2, 3, 32, 48), noise(2, SMALL.lq_hidden[0], 2, 3))
+    both("first", noise(256, 64), noise(256, REDUCED.dim))
+    both("middle", noise(256, REDUCED.dim), noise(256, REDUCED.dim), before=(1,))
+    both("last", noise(256, REDUCED.dim), noise(256, REDUCED.dim), noise(256, 64))
+    pixels, context = noise(4, 3, 32, 48), (noise(2, 3, 32, 48), noise(2, REDUCED.lq_hidden[0], 2, 3))
     made, (_, after) = runtime.project(pixels, context)
     expected, (_, after_expected) = reference.project(pixels, tuple(map(reference.upload, context)))
     np.testing.assert_allclose(made, expected, atol=1e-4)
@@ -122,7 +123,7 @@ def test_the_cache_keeps_as_many_slices_as_published(kv_ratio: float, slices: li
         step = step_plan(index, kv_ratio, looks_back=True)
         count = step.slices
         patches = to_patches(random.standard_normal((16, 2 * count, 16, 16)).astype(np.float32), grid)
-        tokens = random.standard_normal((count * 128, SMALL.dim)).astype(np.float32)
+        tokens = random.standard_normal((count * 128, REDUCED.dim)).astype(np.float32)
         _, caches = run_dit(executor, patches, tokens, caches, plan, step)
         assert len({len(cache) for cache in caches}) == 1
         kept.append(len(caches[0]))
@@ -187,7 +188,7 @@ def test_steps_run_past_the_published_limit_and_the_last_is_like_the_first() -> 
     plan = attention_plan(executor, grid, OPTIONS)
     noise = np.random.default_rng(0).standard_normal((16, 6, 16, 16)).astype(np.float32)
     patches = to_patches(noise, grid)
-    tokens = np.random.default_rng(1).standard_normal((384, SMALL.dim)).astype(np.float32)
+    tokens = np.random.default_rng(1).standard_normal((384, REDUCED.dim)).astype(np.float32)
     latents, caches = run_dit(executor, patches, tokens, None, plan, step_plan(0, 3, looks_back=True))
     steady = []
     for index in range(1, 521):

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="needs the extra 'export'")
 
 import torch
 
+from trt_build.random_checkpoint import REDUCED
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.calls import decoder_shapes, projector_shapes, token_shapes
 from vsflashsr.models.flashvsr.network.graphs import torch_graph
@@ -22,7 +23,7 @@ from vsflashsr.runtimes.graph import Shape
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 from vsflashsr.runtimes.torch import TorchGraph
 
-from ...support.flashvsr_small import SMALL, small_bundle
+from ...support.flashvsr_small import small_bundle
 
 
 def same(graph: Any, path: Path, shapes: dict[str, Shape]) -> float:
@@ -63,9 +64,9 @@ def test_modules_are_the_exported_graphs(variant: str, version: str, precision: 
 
     for part, graph in (("first", section.first), ("middle", section.middle), ("last", section.last)):
         for layer, name in enumerate(graph.constant):
-            check(part, name, token_shapes(part, 128, SMALL.dim, 64), layer)
+            check(part, name, token_shapes(part, 128, REDUCED.dim, 64), layer)
     check("projector", section.projector, projector_shapes(section, grid))
-    shapes = decoder_shapes(section, grid, SMALL.latent_channels, range(len(section.decoder_states)))
+    shapes = decoder_shapes(section, grid, REDUCED.latent_channels, range(len(section.decoder_states)))
     check("decoder", section.decoder, shapes)
     if section.decoder_first is not None:
         check("decoder_first", section.decoder_first, shapes)
@@ -75,11 +76,11 @@ def test_modules_are_the_exported_graphs(variant: str, version: str, precision: 
 def test_what_runs_is_what_is_exported_to_rounding(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exported graphs say every conversion; torch promotes without a copy."""
     torch.manual_seed(1)
-    piece = MiddlePiece(SMALL)
+    piece = MiddlePiece(REDUCED)
     for parameter in piece.parameters():
-        torch.nn.init.normal_(parameter, 0, SMALL.dim**-0.5)
+        torch.nn.init.normal_(parameter, 0, REDUCED.dim**-0.5)
     piece = to_precision(piece, dtype)
-    x, attended = torch.randn(128, SMALL.dim), torch.randn(128, SMALL.dim).to(dtype)
+    x, attended = torch.randn(128, REDUCED.dim), torch.randn(128, REDUCED.dim).to(dtype)
     with torch.inference_mode():
         runs = piece(x, attended)
         monkeypatch.setattr("vsflashsr.models.wan.network.pieces.exporting", lambda: True)
