@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from vsflashsr import colour_fix, resample
 from vsflashsr.gpu.device import Stream
+from vsflashsr.gpu.kernels.kernel import Launch
 from vsflashsr.models.flashvsr.host import attention, step
 from vsflashsr.models.flashvsr.host.attention import pooled
-from vsflashsr.models.flashvsr.kernels.launches import Launch
-from vsflashsr.models.flashvsr.kernels.table import MOMENT_PIXELS, kernels
+from vsflashsr.models.flashvsr.kernels.table import MOMENT_PIXELS, NORM_EPS, kernels
 from vsflashsr.models.flashvsr.rope import rope_split, rotate
 from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid, local_mask, window_order
 
@@ -45,6 +45,9 @@ def _rotate(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: 
     for name in ("q", "k"):
         count = windows * WINDOW_TOKENS * heads * dim
         flat = view(a[name], count, dtype).astype(_F4).reshape(-1, heads, dim)
+        if "scales" in a:
+            scale = view(a["scales"], 2 * len(flat), _F4).reshape(2, -1, 1, 1)["qk".index(name)]
+            flat = (flat * scale * view(a[f"{name}_weight"], heads * dim, _F4).reshape(heads, dim)).astype(dtype).astype(_F4)
         turned = rotate(flat, by_token("cosine"), by_token("sine"))
         view(a[f"{name}_out"], count, dtype)[:] = turned.ravel()
         view(a[f"{name}_mean"], windows * heads * dim, _F4)[:] = pooled(turned).transpose(1, 0, 2).ravel()
@@ -104,6 +107,82 @@ def _attend(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: 
     # Slots that hold nothing yet are never listed, so whatever lies there is not looked at.
     q, k, v = (tokens(name, count).astype(_F4) for name, count in (("q", queries), ("k", keys), ("v", keys)))
     tokens("out", queries)[:] = attention.attend_blocks(q, k, v, kept)
+
+
+def _residual_norm(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    rows, width = a["rows"], a["dim"]
+
+    def tokens(name: str, kind: Any) -> NDArray[Any]:
+        return view(a[name], rows * width, kind).reshape(rows, width)
+
+    added = tokens("y", dtype).astype(_F4)
+    if "gate" in a:
+        added = added * view(a["gate"], width, _F4)
+    x = tokens("x", dtype if a["embedded"] else _F4).astype(_F4)
+    total = x + added
+    tokens("x_out", _F4)[:] = total
+    away = total - total.mean(axis=1, keepdims=True, dtype=np.float64)
+    scaled = away / np.sqrt(np.square(away).mean(axis=1, keepdims=True) + NORM_EPS)
+    tokens("out", dtype)[:] = scaled * view(a["weight"], width, _F4) + view(a["bias"], width, _F4)
+
+
+def _rms_scales(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    out = view(a["out"], grid[1] * a["rows"], _F4).reshape(grid[1], -1)
+    for name, scales in zip(("first", "second"), out, strict=False):
+        values = view(a[name], a["rows"] * a["dim"], dtype).reshape(a["rows"], -1).astype(np.float64)
+        scales[:] = 1 / np.sqrt(np.square(values).mean(axis=1) + NORM_EPS)
+
+
+def _cross_attend(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    heads, rows = a["heads"], grid[0] * WINDOW_TOKENS
+
+    def prompt(name: str) -> NDArray[Any]:
+        return view(a[name], heads * a["padded"] * dim, dtype).reshape(heads, -1, dim)[:, : a["length"]].astype(_F4)
+
+    q = view(a["q"], rows * heads * dim, dtype).astype(_F4).reshape(rows, -1)
+    q = q * view(a["scales"], rows, _F4)[:, None] * view(a["weight"], heads * dim, _F4)
+    queries = q.astype(dtype).astype(_F4).reshape(rows, heads, dim).transpose(1, 0, 2)
+    weights = attention.softmax(queries @ prompt("k").transpose(0, 2, 1) / _F4(np.sqrt(dim)))
+    view(a["out"], q.size, dtype)[:] = (weights @ prompt("v")).transpose(1, 0, 2).ravel()
+
+
+def _pack_condition(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    rows, cols = a["rows"], a["cols"]
+    frames = view(a["lq"], 12 * rows * cols * 64, _F4).reshape(4, 3, rows, 8, cols, 8)
+    unshuffled = frames.transpose(2, 4, 1, 0, 3, 5).reshape(rows, cols, 768)
+    latent = view(a["latent"], 16 * rows * cols, _F4).reshape(16, rows, cols).transpose(1, 2, 0)
+    squashed = np.tanh(np.concatenate([unshuffled, latent], axis=2) / _F4(3)) * _F4(3)
+    view(a["out"], rows * cols * 784, dtype)[:] = squashed.ravel()
+
+
+def _unpack_frame(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    value = view(a["source"], 3 * a["pixels"], dtype).astype(_F4).reshape(-1, 3) + view(a["bias"], 3, _F4)
+    view(a["out"], 3 * a["pixels"], _F4)[:] = (value * _F4(2) - _F4(1)).T.ravel()
+
+
+def _pack_clip(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    rows, cols = a["rows"], a["cols"]
+    given = [view(a[name], n * 768 * rows * cols, _F4) for name, n in (("before", 2), ("clip", 4))]
+    frames = np.concatenate(given).reshape(6, 3, rows, 16, cols, 16)
+    maps = frames.transpose(0, 2, 4, 1, 3, 5).reshape(6, rows, cols, 768)
+    maps = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    pairs = np.stack([np.concatenate(list(maps[n : n + 4]), axis=2) for n in (0, 2)])
+    view(a["out"], pairs.size, dtype)[:] = pairs.ravel()
+
+
+def _norm_silu(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    rows, width = a["rows"], 8 * a["eighths"]
+    value = view(a["source"], rows * width, dtype).astype(_F4).reshape(rows, width) + view(a["bias"], width, _F4)
+    length = np.maximum(np.sqrt(np.square(value).sum(axis=1, keepdims=True)), 1e-12)
+    normed = value / length * np.sqrt(_F4(width)) * view(a["gamma"], width, _F4)
+    view(a["out"], rows * width, dtype)[:] = (normed / (1 + np.exp(-normed))).ravel()
+
+
+def _pad_maps(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    rows, cols, words = a["rows"], a["cols"], 4 * a["quarters"]
+    maps = [view(a[name], 2 * rows * cols * words, _I4).reshape(2, rows, cols, words) for name in ("first", "second")]
+    padded = np.pad(np.concatenate(maps), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    view(a["out"], padded.size, _I4)[:] = np.concatenate(list(padded), axis=2).ravel()
 
 
 def _gather_latent(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
@@ -235,6 +314,14 @@ _KERNELS: dict[str, Callable[[View, Values, tuple[int, int, int], Any, int], Non
     "kept_lists": _kept_lists,
     "longest_first": _longest_first,
     "attend": _attend,
+    "residual_norm": _residual_norm,
+    "rms_scales": _rms_scales,
+    "cross_attend": _cross_attend,
+    "pack_condition": _pack_condition,
+    "unpack_frame": _unpack_frame,
+    "pack_clip": _pack_clip,
+    "norm_silu": _norm_silu,
+    "pad_maps": _pad_maps,
     "gather_latent": _gather_latent,
     "to_patches": _to_patches,
     "from_patches": _from_patches,
@@ -254,8 +341,9 @@ def run_on_host(launch: Launch, view: View) -> None:
     """One launch; `view(address, count, dtype)` gives memory."""
     kernel = kernels()[launch.kernel]
     values = {name: int(value) for (name, _), (_, value) in zip(kernel.arguments, launch.args, strict=True)}
+    values["embedded"] = launch.kernel.endswith("embedded")
     dtype = next((_TYPES[part] for part in launch.kernel.split(".") if part in _TYPES), _F4)
-    dim = int(kernel.constants.get("HEAD_DIM", 0))
+    dim = int(kernel.constants.get("HEAD_DIM") or 0)
     with np.errstate(invalid="ignore"):
         _KERNELS[kernel.function](view, values, launch.grid, dtype, dim)
 

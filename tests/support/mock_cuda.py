@@ -224,6 +224,7 @@ class MockDriver:
         self.driver_version = 13000
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         """Every call, with its arguments."""
+        self._lent: dict[int, int] = {}
         self.kernels: dict[str, KernelFunction] = {}
         """What kernels do: ``function(grid, args, view)``; ``view`` is ``MockDriver.view``."""
         self.ran = self._queue.ran
@@ -233,9 +234,21 @@ class MockDriver:
 
     def view(self, address: int, count: int, dtype: DTypeLike = np.uint8) -> NDArray[Any]:
         """``count`` elements of live memory, to read and write. Raises ``MockError`` for any other memory."""
+        size_bytes = count * np.dtype(dtype).itemsize
+        if self.is_lent(address, size_bytes):
+            data: Any = (ctypes.c_uint8 * size_bytes).from_address(address)
+            return np.frombuffer(data, np.uint8).view(dtype)
         memory = self._memory.view(address, count, dtype)
         self._queue.look(address, memory.view(np.uint8))
         return memory
+
+    def lend(self, address: int, size_bytes: int) -> None:
+        """Another library's memory on the device, such as torch's weights, is there to be read."""
+        self._lent[address] = max(size_bytes, self._lent.get(address, 0))
+
+    def is_lent(self, address: int, size_bytes: int = 1) -> bool:
+        """Is this another library's memory?"""
+        return any(first <= address and address + size_bytes <= first + size for first, size in self._lent.items())
 
     def enqueue(
         self,
@@ -248,7 +261,8 @@ class MockDriver:
     ) -> None:
         """Queue work of a test's own (an engine, say) on a stream; ``reads`` and ``writes`` is what it touches."""
         with self._lock:
-            uses = [self._memory.use(address, size, writes=False) for address, size in reads]
+            ours = [(address, size) for address, size in reads if not self.is_lent(address)]
+            uses = [self._memory.use(address, size, writes=False) for address, size in ours]
             uses += [self._memory.use(address, size, writes=True) for address, size in writes]
             self._issue(self._stream(stream), name, function, tuple(uses))
 

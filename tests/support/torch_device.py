@@ -29,6 +29,14 @@ class QueuedModule:
         self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
         self.weights_bytes = self._graph.weights_bytes
 
+    @classmethod
+    def of(cls, graph: TorchGraph, mock: MockDriver) -> QueuedModule:
+        """A loaded module."""
+        queued = cls.__new__(cls)
+        queued._graph, queued._module, queued._mock = graph, graph._module, mock
+        queued.inputs, queued.outputs, queued.weights_bytes = graph.inputs, graph.outputs, graph.weights_bytes
+        return queued
+
     def prepare(self, shapes: Mapping[str, Shape]) -> Any:
         makes = self._graph.prepare(shapes).outputs
         inputs, outputs, module, mock = self.inputs, self.outputs, self._module, self._mock

@@ -85,6 +85,9 @@ def run_launch(launch: Launch, kernels: KernelSet = KERNELS, **constants: int) -
         values.append(tl.tensor(TensorHandle(np.array([value], _NUMBERS[kind]), own), own))
     # Whole windows at once: the interpreter's time goes by the number of operations, not by their size.
     whole = {"BLOCK_N": WINDOW_TOKENS} if "BLOCK_N" in kernels.tuning(kernel, _CAPABILITY).constants else {}
+    if "LANES" in kernel.constants:
+        given = dict(zip((name for name, _ in kernel.arguments), (value for _, value in launch.args), strict=True))
+        whole["LANES"] = 1 << (int(given.get("dim", 8 * given.get("eighths", 0))) - 1).bit_length()
     with _mended():
         _function(kernels, kernel)[launch.grid](*values, **{**kernel.constants, **whole, **constants})
 

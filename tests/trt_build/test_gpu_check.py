@@ -45,6 +45,7 @@ from ..support.host_kernels import HostKernels, run_on_host  # noqa: E402
 from ..support.mock_cuda import mock_device  # noqa: E402
 from ..support.tiny import write_tiny_bundle  # noqa: E402
 from ..support.torch_device import OnMock, QueuedModule  # noqa: E402
+from ..support.torch_place import HostPlace  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -204,12 +205,13 @@ def test_the_golden_part_runs_our_attention_between_torch_pieces() -> None:
     def run(launch: Any) -> None:
         run_on_host(launch, view)
 
-    assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) > 90
+    place = HostPlace(view, run)
+    assert golden.signal_to_noise(checkpoint, data, info, place, "fp32", run) > 90
     # The masks matter: one pair more or less is far outside of the limit.
     masks = np.unpackbits(data["c1_masks"], axis=-1)[..., : data["c1_masks_shape"][-1]].astype(bool)
     masks[0, 0, 0, 0] ^= True
     data["c1_masks"] = np.packbits(masks, axis=-1)
-    assert golden.signal_to_noise(checkpoint, data, info, "cpu", "fp32", run) < 60
+    assert golden.signal_to_noise(checkpoint, data, info, place, "fp32", run) < 60
 
 
 def test_a_host_without_vapoursynth_can_be_checked() -> None:

@@ -14,7 +14,7 @@ from vsflashsr.gpu.device import Device
 from vsflashsr.gpu.pipeline import RunState
 from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.device.model import step_shape
-from vsflashsr.models.flashvsr.device.step import DeviceStep, StepInputs
+from vsflashsr.models.flashvsr.device.step import DeviceStep, StepInputs, norms_left
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.noise import step_noise
@@ -133,6 +133,7 @@ def _stages(step: DeviceStep, state: RunState, repeats: int) -> dict[str, float]
         sine=step._given(0, "sine"),
         out=work["attended"].address,
         scratch=work["attention"].address,
+        norms=norms_left(phase.middle.graph(0)),
     )
     middle = {"x": work["x.0"].address, "attended": work["attended"].address, "x_out": work["x.1"].address, **made}
 

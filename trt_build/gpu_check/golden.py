@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trt_build.flashvsr.checkpoint import Checkpoint
-from trt_build.flashvsr.torch_executor import TorchExecutor
+from trt_build.flashvsr.fused_executor import FusedExecutor
 from trt_build.flashvsr.verify_dit import dit_fixtures, golden_masks, golden_steps, open_golden
 from vsflashsr.gpu.device import Device
 from vsflashsr.gpu.kernels.kernel import Launch
@@ -22,6 +22,7 @@ from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.kernels.table import KERNELS
+from vsflashsr.models.flashvsr.network.place import CudaPlace, Place
 from vsflashsr.models.flashvsr.rope import slice_positions
 from vsflashsr.models.wan.network.precision import PRECISIONS
 
@@ -54,7 +55,8 @@ def part(settings: Settings) -> dict[str, Any]:
         for dtype in LIMITS_DB:
             for name, info in dit_fixtures(settings.golden).items():
                 with np.load(settings.golden / f"{name}.npz") as data:
-                    report[f"{name} {dtype}"] = signal_to_noise(checkpoint, data, info, "cuda", dtype, run)
+                    place = CudaPlace(library, "cuda:0")
+                    report[f"{name} {dtype}"] = signal_to_noise(checkpoint, data, info, place, dtype, run, stream)
         report["passed"] = all(value >= LIMITS_DB[name.split()[-1]] for name, value in report.items())
         return report
     finally:
@@ -62,10 +64,16 @@ def part(settings: Settings) -> dict[str, Any]:
 
 
 def signal_to_noise(
-    checkpoint: Checkpoint, data: Mapping[str, Any], info: Mapping[str, Any], device: str, dtype: str, run: Run
+    checkpoint: Checkpoint,
+    data: Mapping[str, Any],
+    info: Mapping[str, Any],
+    place: Place,
+    dtype: str,
+    run: Run,
+    stream: Any = None,
 ) -> float:
     """Of all steps' predictions together, in dB."""
-    executor = _Injected(checkpoint, device, dtype, run, lambda step: golden_masks(data, step))
+    executor = _Injected(checkpoint, place, dtype, run, stream, lambda step: golden_masks(data, step))
     signal = noise = 0.0
     for step in golden_steps(data, info, executor):
         wanted = data[f"c{step.index}_pred"][0].astype(np.float64)
@@ -74,13 +82,20 @@ def signal_to_noise(
     return 10 * float(np.log10(signal / max(noise, 1e-300)))
 
 
-class _Injected(TorchExecutor):
-    """Torch's pieces and our kernel, told which pairs to keep."""
+class _Injected(FusedExecutor):
+    """The pieces that backend "torch" runs and our kernel, told which pairs to keep."""
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str, dtype: str, run: Run, masks: Callable[[int], np.ndarray]
+        self,
+        checkpoint: Checkpoint,
+        place: Place,
+        dtype: str,
+        run: Run,
+        stream: Any,
+        masks: Callable[[int], np.ndarray],
     ) -> None:
-        super().__init__(checkpoint, device=device, dtype=PRECISIONS[dtype])
+        settle = torch.cuda.synchronize if place.device.type == "cuda" else lambda: None
+        super().__init__(checkpoint, place, stream=stream, settle=settle, dtype=PRECISIONS[dtype])
         self._name, self._run_launch, self._masks = dtype, run, masks
         self._calls = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 from vsflashsr.arguments import Arguments
 from vsflashsr.gpu.kernels.library import KernelLibrary
@@ -12,10 +13,11 @@ from vsflashsr.models.flashvsr.device.step import DeviceStep
 from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.kind import FlashVSRKind
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
+from vsflashsr.models.flashvsr.network.graphs import graph_on
+from vsflashsr.models.flashvsr.network.place import CudaPlace
 from vsflashsr.models.kind import LoadedModel, Size
 from vsflashsr.models.opening import read_kind
 from vsflashsr.runtimes.backend import Backend
-from vsflashsr.runtimes.torch import TorchGraph
 
 from .random_flashvsr import random_graphs, section_of
 
@@ -31,13 +33,13 @@ class RandomKind(FlashVSRKind):
         """See ``Kind.load``."""
         assert backend.place == "device"
         where = f"cuda:{backend.device.ordinal}"
-        graphs = random_graphs(
-            self.config, self.dtype, where, lambda module, inputs, outputs: TorchGraph(module, inputs, outputs, where)
-        )
+        library = KernelLibrary(backend.device, KERNELS)
+        place = CudaPlace(library, where)
+        graphs = random_graphs(self.config, self.dtype, where, partial(graph_on, place))
         shape = step_shape(self.section, self.options, dtype=self.dtype, low=size, scale=self.scale)
         step = DeviceStep(
             backend.device,
-            KernelLibrary(backend.device, KERNELS),
+            library,
             graphs,
             self.section,
             shape,

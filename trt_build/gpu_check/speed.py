@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from vsflashsr.errors import FlashsrError
@@ -11,7 +12,8 @@ from vsflashsr.gpu.device import Device
 from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.kernels.table import KERNELS
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
-from vsflashsr.runtimes.torch import TorchGraph
+from vsflashsr.models.flashvsr.network.graphs import graph_on
+from vsflashsr.models.flashvsr.network.place import CudaPlace
 
 from .flashvsr import Given, measured
 from .random_flashvsr import random_graphs
@@ -46,16 +48,16 @@ def _measure(
     config = FlashVSRConfig()
     where = "cuda:0"
     pool = torch.cuda.MemPool() if captured else None
-    graphs = random_graphs(
-        config, dtype, where, lambda module, inputs, outputs: TorchGraph(module, inputs, outputs, where, pool=pool)
-    )
     for size in sizes:
         device = Device()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         name = f"{size[0]}x{size[1]} {dtype}{', captured' if captured else ''}"
         try:
-            given = Given(device, KernelLibrary(device, KERNELS), graphs, config, dtype)
+            library = KernelLibrary(device, KERNELS)
+            # Anew for each size, with the device that their kernels belong to: a second on the GPU.
+            graphs = random_graphs(config, dtype, where, partial(graph_on, CudaPlace(library, where), pool=pool))
+            given = Given(device, library, graphs, config, dtype)
             report[name] = measured(given, size, captured=captured, steps=settings.steps, repeats=settings.repeats)
             report[name]["memory"]["torch_peak_bytes"] = torch.cuda.max_memory_allocated()
         except (FlashsrError, RuntimeError) as error:

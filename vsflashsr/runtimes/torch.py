@@ -7,7 +7,7 @@ allocator holds what lies between them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,7 +75,33 @@ def exact_arithmetic() -> Iterator[None]:
             torch.set_float32_matmul_precision(chosen)
 
 
-class TorchGraph:
+class TorchWeights:
+    """A module's weights on a device, until they are given back.
+
+    Args:
+        module: moved to the device.
+        device: where.
+    """
+
+    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+        import torch
+
+        self._module = module.to(device).eval()
+        for weight in self._module.parameters():
+            if weight.ndim == 4:
+                # Convolutions of 16-bit numbers run channels last on a GPU; weights that lie so needn't be turned each time.
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        if device.type == "cuda":
+            # Torch copies on its own stream, which none of ours waits for.
+            torch.cuda.synchronize(device)
+        self.weights_bytes = sum(p.nbytes for p in self._module.parameters())
+
+    def release(self) -> None:
+        """Give the weights back; it can't be called any more."""
+        self._module.to("meta")
+
+
+class TorchGraph(TorchWeights):
     """``module`` with its weights on a CUDA device.
 
     Args:
@@ -98,18 +124,10 @@ class TorchGraph:
         import torch
 
         self._device, self._pool = torch.device(device), pool
-        self._module = module.to(self._device).eval()
-        for weight in self._module.parameters():
-            if weight.ndim == 4:
-                # Convolutions of 16-bit numbers run channels last on a GPU; weights that lie so needn't be turned each time.
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        if self._device.type == "cuda":
-            # Torch copies on its own stream, which none of ours waits for.
-            torch.cuda.synchronize(self._device)
+        super().__init__(module, self._device)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
-        self.inputs = {name: _described(name, dtype) for name, dtype in inputs}
-        self.outputs = {name: _described(name, dtype) for name, dtype in outputs}
-        self.weights_bytes = sum(p.nbytes for p in self._module.parameters())
+        self.inputs = {name: declared(name, dtype) for name, dtype in inputs}
+        self.outputs = {name: declared(name, dtype) for name, dtype in outputs}
 
     def prepare(self, shapes: Mapping[str, Shape]) -> _PreparedTorch:
         """See ``DeviceGraph.prepare``: shapes go through the module on torch's meta device, which computes nothing."""
@@ -133,48 +151,48 @@ class TorchGraph:
             prepared.held_bytes = self._held_bytes(shapes)
         return prepared
 
-    def release(self) -> None:
-        """Give the weights back; it can't be called any more."""
-        self._module.to("meta")
-
     def _held_bytes(self, shapes: Mapping[str, Shape]) -> int:
-        """What torch takes for one call, found out by one; layers that are alike are asked once.
-
-        Raises:
-            MemoryRefusedError: there isn't so much.
-        """
+        """What torch takes for one call on zeros; layers that are alike are asked once."""
         import torch
 
         weights = tuple((tuple(p.shape), p.dtype) for p in self._module.parameters())
-        key = self._device, type(self._module), weights, tuple(sorted(shapes.items()))
-        if key in _HELD:
-            return _HELD[key]
+        key = type(self._module), weights, tuple(sorted(shapes.items()))
+
+        def call() -> None:
+            self._module(*(torch.zeros(shapes[name], dtype=dtype, device=self._device) for name, dtype in self._inputs))
+
+        return held_by(self._device, key, call)
+
+
+def held_by(device: torch.device, key: Hashable, call: Callable[[], object]) -> int:
+    """What torch takes for a call, on a stream of its own, since torch keeps memory by stream; found out once for each key.
+
+    Raises:
+        MemoryRefusedError: there isn't so much.
+    """
+    import torch
+
+    if (device, key) in _HELD:
+        return _HELD[device, key]
+    new_stream: Any = torch.cuda.Stream
+    torch.cuda.empty_cache()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_reserved(device)
+    try:
+        with torch.cuda.stream(new_stream(device)), torch.inference_mode(), exact_arithmetic():
+            call()
+            torch.cuda.current_stream(device).synchronize()
+        _HELD[device, key] = int(torch.cuda.max_memory_reserved(device)) - before
+    except torch.cuda.OutOfMemoryError as error:
+        free, _ = torch.cuda.mem_get_info(device)
+        raise MemoryRefusedError(
+            f"torch has no room for one call of the model at this size, got {amount(free)} free; "
+            "use tile='auto' or smaller tiles, such as tile=256"
+        ) from error
+    finally:
         torch.cuda.empty_cache()
-        try:
-            _HELD[key] = self._taken_bytes(shapes)
-        except torch.cuda.OutOfMemoryError as error:
-            free, _ = torch.cuda.mem_get_info(self._device)
-            raise MemoryRefusedError(
-                f"torch has no room for one call of the model at this size, got {amount(free)} free; "
-                "use tile='auto' or smaller tiles, such as tile=256"
-            ) from error
-        finally:
-            torch.cuda.empty_cache()
-        return _HELD[key]
-
-    def _taken_bytes(self, shapes: Mapping[str, Shape]) -> int:
-        """By one call on zeros, on a stream of its own, since torch keeps memory by stream."""
-        import torch
-
-        new_stream: Any = torch.cuda.Stream
-        given = [torch.zeros(shapes[name], dtype=dtype, device=self._device) for name, dtype in self._inputs]
-        torch.cuda.synchronize(self._device)
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_reserved(self._device)
-        with torch.cuda.stream(new_stream(self._device)), torch.inference_mode(), exact_arithmetic():
-            self._module(*given)
-            torch.cuda.current_stream(self._device).synchronize()
-        return int(torch.cuda.max_memory_reserved(self._device)) - before
+    return _HELD[device, key]
 
 
 _HELD: dict[Any, int] = {}
@@ -215,7 +233,8 @@ class _PreparedTorch:
                 tensor_at(addresses[name], self.outputs[name], dtype, self._device).copy_(part)
 
 
-def _described(name: str, dtype: torch.dtype) -> Tensor:
+def declared(name: str, dtype: torch.dtype) -> Tensor:
+    """A graph's input or output, of any shape."""
     return Tensor(name, (), np.dtype(_NUMPY[str(dtype).removeprefix("torch.")]))
 
 
@@ -245,7 +264,7 @@ class TorchBackend:
             raise FlashsrError(f"this torch has no CUDA, got torch {torch.__version__}; install a CUDA build of it")
         self.device = Device(ordinal)
         self.where = self.device.name
-        self._graphs: list[TorchGraph] = []
+        self._graphs: list[TorchWeights] = []
 
     def load(self, calls: Sequence[GraphCall]) -> list[DeviceGraph]:
         """See ``HostBackend.load``."""
@@ -267,7 +286,7 @@ class TorchBackend:
     def _loaded(self, call: GraphCall) -> DeviceGraph:
         where = f"cuda:{self.device.ordinal}"
         graph = onnx_graph(call.path, where) if call.module is None else call.module(where)
-        if isinstance(graph, TorchGraph):
+        if isinstance(graph, TorchWeights):
             self._graphs.append(graph)
         return graph
 

@@ -14,16 +14,20 @@ from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
+from vsflashsr.models.flashvsr.network.graphs import load_graph
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.wan.section import Graph
 from vsflashsr.runtimes.graph import DeviceGraph
+from vsflashsr.runtimes.torch import TorchGraph
 
 from ...support.flashvsr_small import frames, small_bundle
 from ...support.host_device import HostGraph
 from ...support.host_kernels import HostKernels
 from ...support.mock_cuda import MockDriver, mock_device
 from ...support.models import host_flashvsr
+from ...support.torch_device import QueuedModule
+from ...support.torch_place import mock_place
 
 LOW = (24, 60)
 """Height and width: x4 is 96x240, padded to 128x256: two windows, and something to crop."""
@@ -54,14 +58,35 @@ def graphs(bundle: Bundle, mock: MockDriver) -> StepOf[DeviceGraph]:
     )
 
 
-def device_model(device: Any, mock: MockDriver, bundle: Bundle, options: Options, **others: Any) -> DeviceFlashVSRModel:
+def torch_graphs(bundle: Bundle, mock: MockDriver) -> StepOf[Any]:
+    """As backend "torch" has them: between its products our kernels."""
+    section = read_section("test", bundle.section)
+    place = mock_place(mock)
+
+    def loaded(part: str, layer: int = 0) -> Any:
+        graph = load_graph(bundle, section, part, layer, place)
+        return QueuedModule.of(graph, mock) if isinstance(graph, TorchGraph) else graph
+
+    return StepOf(
+        projector=loaded("projector"),
+        first=(loaded("first"),),
+        middle=tuple(loaded("middle", layer) for layer in range(section.layers - 1)),
+        last=(loaded("last"),),
+        decoder_first=None,
+        decoder=loaded("decoder"),
+    )
+
+
+def device_model(
+    device: Any, mock: MockDriver, bundle: Bundle, options: Options, load: Any = graphs, **others: Any
+) -> DeviceFlashVSRModel:
     """The model on the mock."""
     section = read_section("test", bundle.section)
     shape = step_shape(section, options, dtype="fp32", low=LOW, scale=4)
     step = DeviceStep(
         device,
         HostKernels(mock),  # type: ignore[arg-type]  # has the one method that is called
-        graphs(bundle, mock),
+        load(bundle, mock),
         section,
         shape,
         padding=options.padding,
@@ -71,7 +96,9 @@ def device_model(device: Any, mock: MockDriver, bundle: Bundle, options: Options
     return DeviceFlashVSRModel(bundle.spec(4), step, options.seed)
 
 
-def worst(variant: str, version: str, changes: dict[str, Any], steps: int, seed: int, *, exact: bool) -> float:
+def worst(
+    variant: str, version: str, changes: dict[str, Any], steps: int, seed: int, *, exact: bool, load: Any = graphs
+) -> float:
     """The largest difference from the host's model over some steps, fetched late."""
     options = Options(**changes)
     clip = frames(25 + 8 * (steps - 1), *LOW)
@@ -80,7 +107,7 @@ def worst(variant: str, version: str, changes: dict[str, Any], steps: int, seed:
     chosen = bundle(variant, version)
     host = host_flashvsr(chosen.folder, 4, threads=1, **changes)
     with mock_device(seed=seed, total_bytes=1 << 30) as (device, mock):
-        model = device_model(device, mock, chosen, options)
+        model = device_model(device, mock, chosen, options, load)
         difference, state, host_state = 0.0, None, None
         pending: list[Any] = []
         wanted: list[Any] = []
@@ -114,3 +141,8 @@ def test_the_device_step_is_the_reference_step(
     variant: str, version: str, changes: dict[str, Any], exact: bool, steps: int
 ) -> None:
     assert worst(variant, version, changes, steps, 1, exact=exact) < 1e-4
+
+
+def test_the_step_with_torch_between_our_kernels_is_the_reference_step() -> None:
+    """Fused pieces work in memory that the step gives them, and leave the norms of q and k to the attention."""
+    assert worst("tiny", "v1.1", {"sparse_ratio": 0.05}, 2, 2, exact=True, load=torch_graphs) < 1e-4

@@ -10,18 +10,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from vsflashsr.gpu.kernels.kernel import Launch
+from vsflashsr.models.flashvsr.kernels import channel_launches as maps
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.kernels.launches import (
     Attention,
     AttentionAddresses,
     AxisTables,
-    Launch,
+    HeadNorms,
     Planes,
     Resize,
     attention_scratch,
 )
 from vsflashsr.models.flashvsr.kernels.table import kernels
 from vsflashsr.models.flashvsr.kernels.tables import resize_table, rotary_tables
+from vsflashsr.models.flashvsr.kernels.token_launches import (
+    NormWeights,
+    Prompt,
+    Tokens,
+    cross_attend,
+    embed_norm,
+    residual_norm,
+)
 from vsflashsr.models.flashvsr.windows import Grid
 
 from ...support.host_kernels import _KERNELS, run_on_host
@@ -38,7 +48,7 @@ def drawn(*shape: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def attention_case(dtype: Any, kind: str) -> Case:
+def attention_case(dtype: Any, kind: str, *, normed: bool = False) -> Case:
     """One slice among three; lists of uneven lengths."""
     grid, heads, dim = Grid(1, 2), 2, 32
     shape = Attention(grid, heads, dim, kind, 1, 3, local_range=3, budget=4)
@@ -55,7 +65,79 @@ def attention_case(dtype: Any, kind: str) -> Case:
         "out": np.zeros((tokens, heads * dim), dtype),
         "scratch": np.zeros(attention_scratch(shape).size_bytes, np.uint8),
     }
-    return arrays, lambda at: launches.attention(shape, AttentionAddresses(**at), 2)
+    if not normed:
+        return arrays, lambda at: launches.attention(shape, AttentionAddresses(**at), 2)
+    arrays |= {f"{name} norm": drawn(heads * dim) for name in "qk"}
+
+    def made(at: Mapping[str, int]) -> Sequence[Launch]:
+        places = {name: value for name, value in at.items() if not name.endswith("norm")}
+        return launches.attention(shape, AttentionAddresses(**places, norms=HeadNorms(at["q norm"], at["k norm"])), 2)
+
+    return arrays, made
+
+
+def tokens_case(dtype: Any, kind: str) -> Case:
+    rows, heads, dim = 128, 2, 32
+    width = heads * dim
+    tokens = Tokens(rows, width, kind)
+    arrays: dict[str, Array] = {
+        "patched": drawn(rows, width).astype(dtype),
+        "lq": drawn(rows, width)[::-1].astype(dtype),
+        "x": np.zeros((rows, width), np.float32),
+        "normed": np.zeros((rows, width), dtype),
+        "made": drawn(rows, width).astype(dtype),
+        "scales": np.zeros(rows, np.float32),
+        "keys": drawn(heads, 128, dim).astype(dtype),
+        "values": drawn(heads, 128, dim)[::-1].astype(dtype),
+        **{name: drawn(width) * n for n, name in enumerate(("gate", "weight", "bias"), 1)},
+    }
+
+    def made(at: Mapping[str, int]) -> list[Launch]:
+        norm = NormWeights(at["weight"], at["bias"])
+        prompt = Prompt(at["weight"], at["keys"], at["values"], 20, 128, heads)
+        return [
+            embed_norm(tokens, at["patched"], at["lq"], at["x"], at["normed"], norm),
+            residual_norm(tokens, at["x"], at["made"], at["x"], at["normed"], norm, at["gate"]),
+            residual_norm(tokens, at["x"], at["made"], at["x"], at["normed"], norm),
+            launches.rms_scales(kind, (at["made"],), at["scales"], rows, width),
+            cross_attend(tokens, prompt, at["made"], at["scales"], at["normed"]),
+        ]
+
+    return arrays, made
+
+
+def maps_case(dtype: Any, kind: str) -> Case:
+    """The decoder's ends and the projector's, of maps that fill no block."""
+    rows, cols, hidden = 2, 3, 24
+    arrays: dict[str, Array] = {
+        "lq": drawn(4, 3, 8 * rows, 8 * 16) * 4,
+        "latent": drawn(16, rows, 16) * 40,
+        "packed": np.zeros((rows, 16, 784), dtype),
+        "source": drawn(1100, 3).astype(dtype),
+        "frame": np.zeros((3, 1100), np.float32),
+        "clip": drawn(6, 3, 16 * rows, 16 * cols),
+        "pairs": np.zeros((2, rows + 2, cols + 2, 3072), dtype),
+        "made": drawn(2, rows, cols, hidden).astype(dtype),
+        "before": drawn(2, rows, cols, hidden)[::-1].astype(dtype),
+        "features": np.zeros((2, rows, cols, hidden), dtype),
+        "joined": np.zeros((rows + 2, cols + 2, 4 * hidden), dtype),
+        "bias": drawn(hidden),
+        "gamma": drawn(hidden)[::-1],
+    }
+    arrays["made"][0, 0, 1] = -arrays["bias"]  # nothing is left of this one: the norm divides by no less than 1e-12
+
+    def made(at: Mapping[str, int]) -> list[Launch]:
+        clip = at["clip"] + arrays["clip"][:2].nbytes
+        norm = maps.ChannelNorm(at["bias"], at["gamma"])
+        return [
+            maps.pack_condition(kind, at["lq"], at["latent"], at["packed"], rows, 16),
+            maps.unpack_frame(kind, at["source"], at["bias"], at["frame"], 1100),
+            maps.pack_clip(kind, at["clip"], clip, at["pairs"], rows, cols),
+            maps.norm_silu(kind, at["made"], norm, at["features"], 2 * rows * cols, hidden),
+            maps.pad_maps(kind, at["before"], at["features"], at["joined"], rows, cols, hidden),
+        ]
+
+    return arrays, made
 
 
 def layout_case() -> Case:
@@ -128,6 +210,11 @@ def colour_case() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     "attention in fp32": lambda: attention_case(np.float32, "fp32"),
     "attention in fp16": lambda: attention_case(np.float16, "fp16"),
+    "attention, norms left": lambda: attention_case(np.float16, "fp16", normed=True),
+    "tokens in fp32": lambda: tokens_case(np.float32, "fp32"),
+    "tokens in fp16": lambda: tokens_case(np.float16, "fp16"),
+    "maps in fp32": lambda: maps_case(np.float32, "fp32"),
+    "maps in fp16": lambda: maps_case(np.float16, "fp16"),
     "layout": layout_case,
     "resize, mirrored": lambda: resize_case(True),
     "resize, repeated": lambda: resize_case(False),

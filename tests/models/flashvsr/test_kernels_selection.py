@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from vsflashsr.gpu.kernels.kernel import Launch
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan, kept_pairs
-from vsflashsr.models.flashvsr.kernels.launches import Attention, Launch, attention_scratch, select
+from vsflashsr.models.flashvsr.kernels.launches import Attention, attention_scratch, select
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, pair_budget, topk_ratio
 
 from ...support.triton_host import interpreted, kept_by, placed, run_launch, run_launches, unset

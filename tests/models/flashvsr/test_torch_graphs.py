@@ -11,24 +11,39 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'export'")
 
 import torch
+from torch import Tensor
 
 from trt_build.random_checkpoint import REDUCED
 from vsflashsr.bundle import load_bundle
 from vsflashsr.models.flashvsr.calls import decoder_shapes, projector_shapes, token_shapes
-from vsflashsr.models.flashvsr.network.graphs import torch_graph
+from vsflashsr.models.flashvsr.network.fused_pieces import FusedPiece
+from vsflashsr.models.flashvsr.network.graphs import load_graph
 from vsflashsr.models.flashvsr.section import read_section
 from vsflashsr.models.flashvsr.windows import Grid
-from vsflashsr.models.wan.network.pieces import MiddlePiece, to_precision
+from vsflashsr.models.wan.network.pieces import LastPiece, MiddlePiece, to_precision
 from vsflashsr.runtimes.graph import Shape
 from vsflashsr.runtimes.onnxruntime import OnnxSession
 from vsflashsr.runtimes.torch import TorchGraph
 
 from ...support.flashvsr_small import small_bundle
+from .test_fused_maps import place, ran
+
+
+def made_by(graph: Any, feeds: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the graph makes of these, in the layouts that an exported graph has."""
+    if isinstance(graph, TorchGraph):
+        with torch.inference_mode():
+            made = graph._module(*feeds.values())
+        return made if isinstance(made, tuple) else (made,)
+    parts = ran(graph, feeds, ("state", "next", "ctx2"))
+    if isinstance(graph, FusedPiece) and not isinstance(graph.piece, LastPiece):
+        before = graph.piece.before
+        parts |= {"q": before.norm_q(parts["q"]), "k": before.norm_k(parts["k"])}
+    return tuple(part.detach() for part in parts.values())
 
 
 def same(graph: Any, path: Path, shapes: dict[str, Shape]) -> float:
     """The largest difference between what a module and an ONNX graph make of the same numbers."""
-    assert isinstance(graph, TorchGraph)
     random = np.random.default_rng(1)
     session = OnnxSession(path, threads=1)
     feeds = {n: random.standard_normal(shapes[n]).astype(session.inputs[n].dtype) for n in graph.inputs}
@@ -37,9 +52,7 @@ def same(graph: Any, path: Path, shapes: dict[str, Shape]) -> float:
     wanted = session.run(feeds)
     prepared = graph.prepare({name: array.shape for name, array in feeds.items()})
     assert prepared.outputs == {name: tuple(value.shape()) for name, value in wanted.items()}
-    with torch.inference_mode():
-        made = graph._module(*(torch.from_numpy(array) for array in feeds.values()))
-    made = made if isinstance(made, tuple) else (made,)
+    made = made_by(graph, {name: torch.from_numpy(array) for name, array in feeds.items()})
     pairs = zip(graph.outputs, made, strict=True)
     return max(float(np.abs(part.float().numpy() - wanted[name].numpy().astype(np.float32)).max()) for name, part in pairs)
 
@@ -58,7 +71,7 @@ def test_modules_are_the_exported_graphs(variant: str, version: str, precision: 
     grid = Grid(1, 2)
 
     def check(part: str, name: str, shapes: dict[str, Shape], layer: int = 0) -> None:
-        graph = torch_graph(bundle, section, part, layer, "cpu")
+        graph = load_graph(bundle, section, part, layer, place())
         assert same(graph, bundle.path(name), shapes) < tolerance
         assert graph.weights_bytes > 0
 

@@ -19,6 +19,8 @@ CAPABILITIES = (80, 86, 89, 90, 120)
 SHARED_LIMIT_BYTES = MappingProxyType({80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10})
 """Shared memory that one block may have (CUDA C++ programming guide, technical specifications per compute capability)."""
 
+type Constant = int | float | str | None
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -32,8 +34,8 @@ class Kernel:
     arguments: tuple[tuple[str, str], ...]
     """Name and type of what is passed at run time, in order: "*fp16", "*i32", "i32", "i64", "fp32", "i32/16" (a
     multiple of 16)."""
-    constants: Mapping[str, int | float | str] = field(default_factory=dict)
-    """What is fixed at compile time."""
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    """What is fixed at compile time; None: an argument that this form does without."""
     aligned: bool = True
     """All pointers passed are multiples of 16, so that loads are wide."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...arguments import Arguments
@@ -72,7 +73,7 @@ class FlashVSRKind:
 
     def _on_device(self, backend: DeviceBackend, size: Size, options: Options, runs: int) -> LoadedModel:
         library = KernelLibrary(backend.device, KERNELS)
-        calls = self._calls(size)
+        calls = self._calls(size, library)
         graphs = calls.loaded(backend.load(list(calls)))
         step = DeviceStep(
             backend.device,
@@ -89,18 +90,20 @@ class FlashVSRKind:
         model = DeviceFlashVSRModel(self.bundle.spec(self.scale), step, options.seed)
         return LoadedModel(model, model.memory)
 
-    def _calls(self, size: Size) -> StepOf[GraphCall]:
+    def _calls(self, size: Size, library: KernelLibrary | None = None) -> StepOf[GraphCall]:
+        """`library`: kernels of the device that the graphs are loaded on, if they are."""
         grid = Grid(*(padded(self.scale * side, BLOCK_PX) // BLOCK_PX for side in size))
 
         def label(path: Path) -> str:
             return label_of(self.bundle, path, size)
 
-        return step_calls(self.bundle.folder, self.section, self.options, grid, label, self._module)
+        modules = None if library is None else partial(self._module, library)
+        return step_calls(self.bundle.folder, self.section, self.options, grid, label, modules)
 
-    def _module(self, part: str, layer: int, device: str) -> DeviceGraph:
+    def _module(self, library: KernelLibrary, part: str, layer: int, device: str) -> DeviceGraph:
         from .network.graphs import torch_graph
 
-        return torch_graph(self.bundle, self.section, part, layer, device)
+        return torch_graph(self.bundle, self.section, part, layer, device, library)
 
 
 def read_flashvsr(bundle: Bundle, scale: int, arguments: Arguments) -> FlashVSRKind:

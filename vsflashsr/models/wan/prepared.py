@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...runtimes.graph import DeviceGraph, Shape
+from ...runtimes.graph import DeviceGraph, PreparedGraph, Shape
 
 if TYPE_CHECKING:
     from ...gpu.device import Stream
@@ -22,3 +22,7 @@ class PreparedPiece:
     def enqueue(self, layer: int, stream: Stream, addresses: Mapping[str, int], scratch: int) -> None:
         """Queue the piece of the layer `layer`, counted among those of its kind."""
         self._graphs[layer].enqueue(stream, addresses, scratch)
+
+    def graph(self, layer: int) -> PreparedGraph:
+        """That layer's."""
+        return self._graphs[layer]

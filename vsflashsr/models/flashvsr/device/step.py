@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,20 @@ def _laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
         offsets[name] = end
         end += -(-size // 512) * 512
     return offsets, end
+
+
+@runtime_checkable
+class LeavesNorms(Protocol):
+    """A ``PreparedGraph`` that makes q and k before their norms."""
+
+    @property
+    def norms(self) -> launches.HeadNorms | None:
+        """Those norms; None: it makes no q and k."""
+
+
+def norms_left(graph: PreparedGraph) -> launches.HeadNorms | None:
+    """What is left to do to the q and k that a piece makes."""
+    return graph.norms if isinstance(graph, LeavesNorms) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +269,7 @@ class DeviceStep:
             {"patches": patches, "lq": work["lq"].address, "x": work["x.0"].address, **made, "v": values(0)},
             scratch,
         )
+        norms = norms_left(phase.first.graph(0))
         for layer in range(shape.layers):
             at = launches.AttentionAddresses(
                 q=work["q"].address,
@@ -266,12 +281,14 @@ class DeviceStep:
                 sine=self._given(slot, "sine"),
                 out=work["attended"].address,
                 scratch=work["attention"].address,
+                norms=norms,
             )
             self._run(stream, launches.attention(attention, at, place.slots[0]))
             x, x_out = (work[f"x.{(layer + side) % 2}"].address for side in (0, 1))
             after = {"x": x, "attended": work["attended"].address}
             if layer + 1 < shape.layers:
                 phase.middle.enqueue(layer, stream, {**after, "x_out": x_out, **made, "v": values(layer + 1)}, scratch)
+                norms = norms_left(phase.middle.graph(layer))
             else:
                 latents = {"patches": patches, "latents": work["made patches"].address}
                 phase.last.enqueue(0, stream, {**after, **latents}, scratch)

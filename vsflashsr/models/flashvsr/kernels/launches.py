@@ -7,7 +7,7 @@ multiples of 16 bytes (device buffers are of 256); those of frames may be any of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ....gpu.kernels.kernel import Launch, launch
@@ -23,6 +23,7 @@ from .table import (
     PIXELS,
     RESIZE_COLS,
     RESIZE_ROWS,
+    ROW_TOKENS,
     SCORE_KEYS,
     SCORE_QUERIES,
     kernels,
@@ -33,11 +34,13 @@ _WAVELET_LEVELS = 5
 ITEM_BYTES: Mapping[str, int] = MappingProxyType({"fp16": 2, "bf16": 2, "fp32": 4})
 
 
-def _launch(name: str, grid: tuple[int, int, int], *values: int) -> Launch:
+def launch_of(name: str, grid: tuple[int, int, int], *values: int) -> Launch:
+    """A launch of the kernel of that name."""
     return launch(kernels()[name], grid, *values)
 
 
-def _ceil(count: int, step: int) -> int:
+def ceil_div(count: int, step: int) -> int:
+    """Rounded up."""
     return -(-count // step)
 
 
@@ -110,6 +113,7 @@ class AttentionScratch:
     lists: int
     counts: int
     order: int
+    scales: int
     size_bytes: int
 
 
@@ -124,11 +128,20 @@ def attention_scratch(shape: Attention) -> AttentionScratch:
         rows * shape.keys * 4,
         rows * 4,
         rows * 4,
+        2 * shape.queries * WINDOW_TOKENS * 4,
     )
     offsets = [0]
     for size in sizes:
-        offsets.append(offsets[-1] + _ceil(size, _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
+        offsets.append(offsets[-1] + ceil_div(size, _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
     return AttentionScratch(*offsets)
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """Device addresses of the weights of the RMS norms of q and k, (dim,) float32 each."""
+
+    q: int
+    k: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ class AttentionAddresses:
     """Device addresses of one layer's attention in one step."""
 
     q: int
-    """(queries * 128, dim), after RMS norm, not turned."""
+    """(queries * 128, dim), not turned; after its RMS norm unless `norms` are given."""
     k: int
     """Likewise: this step's keys."""
     keys: int
@@ -152,10 +165,12 @@ class AttentionAddresses:
     """(queries * 128, dim)."""
     scratch: int
     """`attention_scratch(shape).size_bytes`."""
+    norms: HeadNorms | None = field(default=None, kw_only=True)
+    """Where the norms of q and k are still to be done."""
 
 
 def attention(shape: Attention, at: AttentionAddresses, slot: int) -> tuple[Launch, ...]:
-    """Turns q and k, writes k and its means into the ring from `slot` on, selects, attends.
+    """Norms q and k where that is left, turns them, writes k and its means into the ring from `slot` on, selects, attends.
 
     A step's slices lie in neighbouring slots; a first step begins at slot 0.
     """
@@ -164,17 +179,15 @@ def attention(shape: Attention, at: AttentionAddresses, slot: int) -> tuple[Laun
     scratch = attention_scratch(shape)
     q, means = at.scratch + scratch.q, at.scratch + scratch.q_means
     return (
-        rotate(shape, at, slot, q, means),
+        *rotate(shape, at, slot, q, means),
         *select(shape, means, at.key_means, at.scratch),
         attend(shape, q, at, at.scratch),
     )
 
 
-def rotate(shape: Attention, at: AttentionAddresses, slot: int, q_out: int, q_means: int) -> Launch:
+def rotate(shape: Attention, at: AttentionAddresses, slot: int, q_out: int, q_means: int) -> tuple[Launch, ...]:
     """q and k turned, k into the ring, and their means."""
-    return _launch(
-        f"rotate.{shape.dtype}.d{shape.head_dim}",
-        (shape.queries, shape.heads, 1),
+    values = (
         at.q,
         at.k,
         q_out,
@@ -188,6 +201,27 @@ def rotate(shape: Attention, at: AttentionAddresses, slot: int, q_out: int, q_me
         shape.grid.rows,
         shape.grid.cols,
     )
+    grid, form = (shape.queries, shape.heads, 1), f"{shape.dtype}.d{shape.head_dim}"
+    if at.norms is None:
+        return (launch_of(f"rotate.{form}", grid, *values),)
+    scales = at.scratch + attention_scratch(shape).scales
+    return (
+        rms_scales(shape.dtype, (at.q, at.k), scales, shape.queries * WINDOW_TOKENS, shape.dim),
+        launch_of(f"norm_rotate.{form}", grid, *values, scales, at.norms.q, at.norms.k),
+    )
+
+
+def rms_scales(dtype: str, sources: tuple[int, ...], out: int, rows: int, dim: int) -> Launch:
+    """One or two of (rows, dim) → for each, (rows,) float32, what its RMS norm multiplies a row with before its weight."""
+    return launch_of(
+        f"rms_scales.{dtype}",
+        (ceil_div(rows, ROW_TOKENS), len(sources), 1),
+        sources[0],
+        sources[-1],
+        out,
+        rows,
+        dim,
+    )
 
 
 def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tuple[Launch, ...]:
@@ -197,9 +231,9 @@ def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tupl
     lists, counts = scratch + at.lists, scratch + at.counts
     size = shape.grid.blocks
     return (
-        _launch(
+        launch_of(
             f"scores.d{shape.head_dim}",
-            (_ceil(shape.queries, SCORE_QUERIES), _ceil(shape.keys, SCORE_KEYS), shape.heads),
+            (ceil_div(shape.queries, SCORE_QUERIES), ceil_div(shape.keys, SCORE_KEYS), shape.heads),
             q_means,
             key_means,
             probabilities,
@@ -210,8 +244,8 @@ def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tupl
             shape.grid.cols,
             shape.local_range,
         ),
-        _launch("softmax", (shape.heads * shape.queries, 1, 1), probabilities, shape.keys),
-        _launch(
+        launch_of("softmax", (shape.heads * shape.queries, 1, 1), probabilities, shape.keys),
+        launch_of(
             "threshold",
             (shape.heads * shape.query_slices, 1, 1),
             probabilities,
@@ -219,7 +253,7 @@ def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tupl
             size * shape.keys,
             shape.rank,
         ),
-        _launch(
+        launch_of(
             "kept_lists",
             (shape.queries, shape.heads, 1),
             probabilities,
@@ -230,9 +264,9 @@ def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tupl
             shape.keys,
             size,
         ),
-        _launch(
+        launch_of(
             "longest_first",
-            (_ceil(shape.queries, ORDER_ROWS), shape.heads, 1),
+            (ceil_div(shape.queries, ORDER_ROWS), shape.heads, 1),
             counts,
             scratch + at.order,
             shape.queries,
@@ -243,7 +277,7 @@ def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tupl
 def attend(shape: Attention, q: int, at: AttentionAddresses, scratch: int) -> Launch:
     """Flash attention of the turned `q` over the lists in `scratch`."""
     lists = attention_scratch(shape)
-    return _launch(
+    return launch_of(
         f"attend.{shape.dtype}.d{shape.head_dim}",
         (shape.heads * shape.queries, 1, 1),
         q,
@@ -271,9 +305,9 @@ def gather_latent(source: int, out: int, grid: Grid, latent: int, token_bytes: i
         raise ValueError(f"tokens must be a multiple of 64 bytes, got {token_bytes}")
     first = latent // SLICE_LATENTS * grid.slice_tokens + latent % SLICE_LATENTS * (WINDOW_TOKENS // SLICE_LATENTS)
     tokens, words = grid.slice_tokens // SLICE_LATENTS, token_bytes // 4
-    return _launch(
+    return launch_of(
         "gather_latent",
-        (_ceil(tokens, GATHER_TOKENS), _ceil(words, GATHER_WORDS), 1),
+        (ceil_div(tokens, GATHER_TOKENS), ceil_div(words, GATHER_WORDS), 1),
         source,
         out + first * token_bytes,
         grid.rows,
@@ -321,7 +355,7 @@ def _patches(
     name: str, source: int, out: int, grid: Grid, slices: int, frame_stride: int | None, channel_stride: int | None
 ) -> Launch:
     plane = latent_values(grid)
-    return _launch(
+    return launch_of(
         name,
         (slices * grid.slice_tokens // PATCH_TOKENS, 1, 1),
         source,
@@ -376,9 +410,9 @@ def resize(
     """
     planes = frames * 3
     return (
-        _launch(
+        launch_of(
             "resize_columns",
-            (_ceil(shape.target_width, RESIZE_COLS), _ceil(shape.height, RESIZE_ROWS), planes),
+            (ceil_div(shape.target_width, RESIZE_COLS), ceil_div(shape.height, RESIZE_ROWS), planes),
             source,
             exact,
             cols.starts,
@@ -390,9 +424,9 @@ def resize(
             shape.target_width,
             shape.col_taps,
         ),
-        _launch(
+        launch_of(
             "resize_rows",
-            (_ceil(shape.padded_width, RESIZE_COLS), _ceil(shape.padded_height, RESIZE_ROWS), planes),
+            (ceil_div(shape.padded_width, RESIZE_COLS), ceil_div(shape.padded_height, RESIZE_ROWS), planes),
             scratch,
             exact,
             rows.starts,
@@ -426,11 +460,11 @@ class Planes:
 
     @property
     def _chunks(self) -> int:
-        return _ceil(self.height * self.width, MOMENT_PIXELS)
+        return ceil_div(self.height * self.width, MOMENT_PIXELS)
 
     @property
     def _grid(self) -> tuple[int, int, int]:
-        return _ceil(self.height * self.width, PIXELS), self.count, 1
+        return ceil_div(self.height * self.width, PIXELS), self.count, 1
 
     @property
     def packed_bytes(self) -> int:
@@ -452,32 +486,32 @@ def moments(planes: Planes, source: int, out: int, scratch: int) -> tuple[Launch
     """Mean and sqrt(population variance + 1e-5) of each plane."""
     chunks = planes._chunks
     return (
-        _launch("moments", (chunks, planes.count, 1), source, scratch, *planes._sizes, chunks),
-        _launch("merge_moments", (planes.count, 1, 1), scratch, out, planes.height * planes.width, chunks),
+        launch_of("moments", (chunks, planes.count, 1), source, scratch, *planes._sizes, chunks),
+        launch_of("merge_moments", (planes.count, 1, 1), scratch, out, planes.height * planes.width, chunks),
     )
 
 
 def adain(planes: Planes, made: int, made_moments: int, wanted: int, out: int) -> Launch:
     """Made frames in -1..1 with the moments `wanted` → packed, clamped, 0..1."""
-    return _launch("adain", planes._grid, made, made_moments, wanted, out, *planes._sizes)
+    return launch_of("adain", planes._grid, made, made_moments, wanted, out, *planes._sizes)
 
 
 def finish(planes: Planes, made: int, out: int) -> Launch:
     """Made frames in -1..1 → packed, clamped, 0..1, no colour fix."""
-    return _launch("finish", planes._grid, made, out, *planes._sizes)
+    return launch_of("finish", planes._grid, made, out, *planes._sizes)
 
 
 def wavelet_scratch_bytes(planes: Planes) -> int:
     """What `wavelet` keeps between its passes."""
-    return 2 * _ceil(planes.packed_bytes, _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    return 2 * ceil_div(planes.packed_bytes, _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
 def wavelet(planes: Planes, made: int, before: int, out: int, scratch: int) -> tuple[Launch, ...]:
     """Made frames on the coarse colours of the frames before, both in -1..1 and padded alike → packed, clamped, 0..1."""
     here, there = scratch, scratch + wavelet_scratch_bytes(planes) // 2
-    launches = [_launch("wavelet_difference", planes._grid, made, before, here, *planes._sizes)]
+    launches = [launch_of("wavelet_difference", planes._grid, made, before, here, *planes._sizes)]
     for level in range(_WAVELET_LEVELS):
-        launches.append(_launch("wavelet_blur", planes._grid, here, there, planes.height, planes.width, 1 << level))
+        launches.append(launch_of("wavelet_blur", planes._grid, here, there, planes.height, planes.width, 1 << level))
         here, there = there, here
-    launches.append(_launch("wavelet_finish", planes._grid, made, here, out, *planes._sizes))
+    launches.append(launch_of("wavelet_finish", planes._grid, made, here, out, *planes._sizes))
     return tuple(launches)

@@ -10,7 +10,7 @@ import torch
 from ....bundle import Bundle
 from ....runtimes.torch import TorchGraph
 from ...wan.network.config import DiTConfig
-from ...wan.network.loading import piece_graph, with_weights
+from ...wan.network.loading import piece_of, with_weights
 from ...wan.network.pieces import LastPiece, MiddlePiece, PatchPiece
 from ...wan.network.precision import PRECISIONS
 from ..section import Section
@@ -58,7 +58,8 @@ def torch_graph(bundle: Bundle, section: Section, part: str, layer: int, device:
             states, after = ([(f"{name}{n}", dtype) for n in range(MEMORIES)] for name in ("state", "next"))
             return TorchGraph(module, [own, *states], [made, *after], device)
     graph = {"first": section.first, "middle": section.middle, "last": section.last}[part]
-    return piece_graph(_KINDS[part], config.dit, bundle.path(graph.weights[layer]), graph.tensors, dtype, device)
+    piece = piece_of(_KINDS[part], config.dit, bundle.path(graph.weights[layer]), graph.tensors, dtype, device)
+    return TorchGraph(*piece, device)
 
 
 def config_of(section: Section) -> SwiftVRConfig:

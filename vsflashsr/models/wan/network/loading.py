@@ -11,23 +11,24 @@ from torch import Tensor, nn
 
 from ....errors import FlashsrError
 from ....runtimes.graph import TensorEntry
-from ....runtimes.torch import TorchGraph
 from .config import DiTConfig
 from .pieces import LastPiece, MiddlePiece, PatchPiece, precision_of
 from .precision import DTYPE_NAMES
 
+type Types = Sequence[tuple[str, torch.dtype]]
+
 _TYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
-def piece_graph(
+def piece_of(
     kind: Callable[[DiTConfig], PatchPiece | MiddlePiece | LastPiece],
     config: DiTConfig,
     path: Path,
     table: Sequence[TensorEntry],
     dtype: torch.dtype,
-    device: str,
-) -> TorchGraph:
-    """A piece of the DiT with one layer's weights.
+    device: torch.device | str,
+) -> tuple[nn.Module, Types, Types]:
+    """A piece of the DiT with one layer's weights; its inputs and its outputs, (name, dtype) in order.
 
     Args:
         kind: `PatchPiece`, `MiddlePiece` and so on.
@@ -52,11 +53,10 @@ def piece_graph(
     assert all(weights[name].dtype == precision_of(name, dtype) for name in weights)
     module.load_state_dict(weights, assign=True)
     types = {"patches": torch.float32, "x": torch.float32, "x_out": torch.float32, "latents": torch.float32}
-    return TorchGraph(
+    return (
         module,
         [(name, types.get(name, dtype)) for name in module.inputs],
         [(name, types.get(name, dtype)) for name in module.outputs],
-        device,
     )
 
 

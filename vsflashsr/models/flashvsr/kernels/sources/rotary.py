@@ -11,10 +11,15 @@ import triton.language as tl
 
 
 @triton.jit
-def _turned(source, into, mean, at, cosine, sine, HEAD_DIM: tl.constexpr):
+def _turned(source, into, mean, at, cosine, sine, scales, weight, first, head, HEAD_DIM: tl.constexpr):
     """One tile of 128 tokens: stored turned, its mean (of the float32 values, before they are rounded) beside it."""
-    pairs = tl.load(source + at).to(tl.float32).reshape(128, HEAD_DIM // 2, 2)
-    even, odd = tl.split(pairs)
+    value = tl.load(source + at).to(tl.float32)
+    if scales is not None:
+        own = tl.load(weight + head * HEAD_DIM + tl.arange(0, HEAD_DIM))
+        normed = value * tl.load(scales + first + tl.arange(0, 128))[:, None] * own[None, :]
+        # As the norm's own layer leaves it: what is selected doesn't depend on who computed the norm.
+        value = normed.to(source.dtype.element_ty).to(tl.float32)
+    even, odd = tl.split(value.reshape(128, HEAD_DIM // 2, 2))
     real = even * cosine - odd * sine
     imaginary = even * sine + odd * cosine
     tl.store(into + at, tl.join(real, imaginary).reshape(128, HEAD_DIM).to(into.dtype.element_ty))
@@ -36,9 +41,15 @@ def rotate(
     latents,
     rows,
     cols,
+    scales,
+    q_weight,
+    k_weight,
     HEAD_DIM: tl.constexpr,
 ):
     """q, k, q_out, k_out: (tokens, heads * HEAD_DIM) in window order; q_mean, k_mean: (windows, heads, HEAD_DIM) float32.
+
+    scales: None, where q and k are normed already; else of `rms_scales`, (2, tokens) float32, q's and k's, and q_weight and
+    k_weight (heads * HEAD_DIM,) float32 of the norm.
 
     cosine, sine: float32, three tables one after the other: (latents, time pairs), (8 rows, side pairs), (8 cols, side pairs).
     Grid: (windows, heads).
@@ -62,5 +73,7 @@ def rotate(
     first = (window * 128).to(tl.int64) * heads * HEAD_DIM + head * HEAD_DIM
     at = first + token[:, None] * (heads * HEAD_DIM) + tl.arange(0, HEAD_DIM)[None, :]
     mean_at = (window * heads + head) * HEAD_DIM
-    _turned(k, k_out, k_mean + mean_at, at, cos, sin, HEAD_DIM)
-    _turned(q, q_out, q_mean + mean_at, at, cos, sin, HEAD_DIM)
+    token_at = window * 128
+    tokens = tl.num_programs(0) * 128
+    _turned(k, k_out, k_mean + mean_at, at, cos, sin, scales, k_weight, tokens + token_at, head, HEAD_DIM)
+    _turned(q, q_out, q_mean + mean_at, at, cos, sin, scales, q_weight, token_at, head, HEAD_DIM)
