@@ -131,21 +131,21 @@ def test_the_cache_keeps_as_many_slices_as_published(kv_ratio: float, slices: li
 
 
 def test_later_frames_change_no_earlier_output() -> None:
-    """The causality of the golden set's README: frames ≥ 25 leave outputs 0..20 alone, ≥ 33 leave 0..28, ≥ 41 leave 0..36."""
+    """The causality of the golden set's README: frames ≥ 25 leave outputs 0..20 alone, ≥ 33 leave 0..28."""
     executor = onnx_executor()
 
     def outputs(changed_from: int) -> np.ndarray:
-        video = clip(49).copy()
+        video = clip(41).copy()
         video[changed_from:] *= -1
         made, state = [], None
-        for index in range(4):
+        for index in range(3):
             numbers = range(25) if index == 0 else range(8 * index + 17, 8 * index + 25)
             part, state = run_step(executor, video[numbers], step_noise(0, numbers, 16, 32), state, OPTIONS)
             made.append(part)
         return np.concatenate(made)
 
-    untouched = outputs(49)
-    for changed_from, first in ((25, 21), (33, 29), (41, 37), (24, 0)):
+    untouched = outputs(41)
+    for changed_from, first in ((25, 21), (33, 29), (24, 0)):
         differs = [not np.array_equal(a, b) for a, b in zip(untouched, outputs(changed_from), strict=True)]
         assert differs.index(True) == first
 
