@@ -44,14 +44,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         prompt = tmp_path / "prompt"
         prompt.write_bytes(FILES["posi_prompt.pth"])
-        entry = published.Published(
-            "flashvsr-v1.1",
-            "someone/Flash",
-            "v1.1",
-            "unknown",
-            published.Blob("posi_prompt.pth", f"{hub.url}/other/posi_prompt.pth", getting.git_sha1(prompt)),
-            head_dim=24,
-        )
+        blob = published.Blob("posi_prompt.pth", f"{hub.url}/other/posi_prompt.pth", getting.git_sha1(prompt))
+        entry = published.PUBLISHED["flashvsr-v1.1"]
+        export = (*entry.export, "--head-dim", "32")
+        entry = replace(entry, repository="someone/Flash", licence="unknown", prompt=blob, export=export)
         monkeypatch.setitem(published.PUBLISHED, "flashvsr-v1.1", entry)
         yield hub
 
@@ -62,7 +58,8 @@ def converts(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> list[dict[str, byte
     given: list[dict[str, bytes]] = []
 
     def convert(entry: published.Published, checkpoint: Path, out: Path, **_: Any) -> None:
-        given.append({path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()})
+        files = [path for path in checkpoint.rglob("*") if path.is_file()]
+        given.append({path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in files})
         shutil.copytree(tiny, out)
 
     monkeypatch.setattr(getting, "convert", convert)
@@ -155,6 +152,19 @@ def test_a_prompt_that_was_changed_is_refused(
     assert converts == []
 
 
+def test_a_release_with_folders_and_without_a_prompt(
+    hub: Hub, converts: list[dict[str, bytes]], own_library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = published.PUBLISHED["swiftvr"]
+    hub.repository, hub.files = entry.repository, {name: name.encode() * 100 for name in entry.files}
+    assert app.main(["models", "get", "swiftvr", "--yes", "--precision", "bf16"]) == 0
+    err = capsys.readouterr().err
+    assert "SwiftVR by its authors, H-oliday/SwiftVR at" in err and "in 4 files\n" in err
+    assert "about 9.0 GB" in err
+    assert converts == [hub.files]
+    assert library.installed_names() == ["swiftvr-bf16"]
+
+
 def test_an_own_prompt_needs_no_second_server(hub: Hub, converts: list[dict[str, bytes]], tmp_path: Path) -> None:
     del hub.files["posi_prompt.pth"]
     own = tmp_path / "mine.pth"
@@ -171,6 +181,7 @@ def test_an_own_prompt_needs_no_second_server(hub: Hub, converts: list[dict[str,
         (["flashvsr-v1.1", "--prompt", "nothing"], "there is no file 'nothing'"),
         (["flashvsr-v1.1", "--name-as", "../out"], "--name-as is a plain name"),
         (["flashvsr-v1.1", "--name-as", ".hidden"], "--name-as is a plain name"),
+        (["swiftvr", "--variant", "full"], "--variant says nothing to swiftvr, got 'full'"),
     ],
 )
 def test_what_cant_be_got_is_a_sentence(
@@ -227,12 +238,27 @@ def test_a_name_is_no_path(own_library: Path, tiny: Path, tmp_path: Path) -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
+def test_swiftvr_becomes_a_bundle_in_one_go(hub: Hub) -> None:
+    from ..support.swiftvr_small import small_folder
+
+    entry = published.PUBLISHED["swiftvr"]
+    hub.repository = entry.repository
+    hub.files = {name: (small_folder() / name).read_bytes() for name in entry.files}
+    assert app.main(["models", "get", "swiftvr", "--yes", "--precision", "fp32", "--name-as", "swiftvr"]) == 0
+    out = flashsr(noise(3, 32, 32), 4, model="swiftvr", threads=1)
+    with out.get_frame(2) as frame:
+        assert (frame.width, frame.height) == (128, 128)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_checkpoint_becomes_a_bundle_in_one_go(hub: Hub, own_library: Path) -> None:
     """The whole way, with FlashVSR's own exporter and a checkpoint of toy width with random weights."""
     from ..support.flashvsr_small import small_folder
 
     hub.files = {path.name: path.read_bytes() for path in small_folder().iterdir()}
     entry = published.PUBLISHED["flashvsr-v1.1"]
+    assert entry.prompt is not None
     prompt = replace(entry.prompt, git_sha1=getting.git_sha1(small_folder() / "posi_prompt.pth"))
     published.PUBLISHED["flashvsr-v1.1"] = replace(entry, prompt=prompt)  # the fixture puts the old one back
     assert (

@@ -80,7 +80,7 @@ def look_up(entry: Published, variant: Variant) -> Offer:
     Raises:
         FlashsrError: the hub can't be reached, or has no such repository or file.
     """
-    wanted = entry.files(variant)
+    wanted = entry.wanted(variant)
     info = _asked(
         f"the repository {entry.repository!r}",
         lambda: hub().HfApi(endpoint=endpoint()).model_info(entry.repository, files_metadata=True, timeout=_TIMEOUT_S),
@@ -127,6 +127,8 @@ def fetch(entry: Published, offer: Offer, folder: Path, prompt: Path | None) -> 
             url = hub().hf_hub_url(entry.repository, file.name, revision=offer.revision, endpoint=endpoint())
             bar = bars.add_task(file.name, total=file.size_bytes)
             _fetch_file(file, url, folder / file.name, partial(_moved, bars, bar))
+    if entry.prompt is None:
+        return
     target = folder / entry.prompt.name
     if prompt is not None:
         shutil.copyfile(prompt, target)
@@ -144,6 +146,7 @@ def _fetch_file(file: RemoteFile, url: str, target: Path, advance: Callable[[int
     if target.is_file() and is_whole(target, file):
         advance(target.stat().st_size)
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     download(url, part, advance)
     if not is_whole(part, file):
@@ -231,14 +234,14 @@ def _asked[T](what: str, ask: Callable[[], T]) -> T:
 
 
 def convert(entry: Published, checkpoint: Path, out: Path, *, variant: Variant, precision: str) -> None:
-    """Make the bundle, in a process of its own: it takes 4 GB of memory, which goes back with it.
+    """Make the bundle, in a process of its own: it takes up to 4 GB of memory, which goes back with it.
 
     Raises:
         FlashsrError: it failed; its own message is on stderr.
     """
-    command = [sys.executable, "-m", "trt_build", "export", "--checkpoint", str(checkpoint), "--version", entry.version]
-    command += ["--variant", variant, "--precision", precision, "--head-dim", str(entry.head_dim)]
-    command += ["--name", out.name, "--out", str(out)]
+    command = [sys.executable, "-m", "trt_build", "export", *entry.export, "--checkpoint", str(checkpoint)]
+    command += ["--variant", variant] if entry.variants else []
+    command += ["--precision", precision, "--name", out.name, "--out", str(out)]
     status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
     if status != 0:
         raise FlashsrError(

@@ -17,8 +17,6 @@ from ..models.published import PUBLISHED, Published, Variant
 app = App(name="models", help="List models, check them, and get published ones.", help_format="plaintext")
 
 _GB = 1e9
-_BUNDLE_BYTES = {"fp32": 6.6e9, "fp16": 3.4e9, "bf16": 3.4e9}
-"""What a bundle takes at most (measured with a checkpoint of the published size: docs/flashvsr.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def verify(names: list[str] | None = None) -> int:
 def get(
     name: str,
     *,
-    variant: Variant = "tiny",
+    variant: Variant | None = None,
     precision: Literal["fp16", "bf16", "fp32"] = "fp16",
     name_as: str | None = None,
     prompt: Path | None = None,
@@ -111,15 +109,15 @@ def get(
     Parameters
     ----------
     name
-        flashvsr-v1.1 or flashvsr-v1.
+        flashvsr-v1.1, flashvsr-v1 or swiftvr.
     variant
-        The decoder: tiny, or full (a little better, five times the work in the decoder).
+        FlashVSR's decoder: tiny (the default), or full (a little better, five times the work in the decoder).
     precision
         fp16 and bf16 for GPUs, half the size (fp16 runs on the CPU, too); fp32 for the CPU.
     name_as
         Name of the bundle; by default NAME, with -full and -fp32 or -bf16 where they aren't the default.
     prompt
-        posi_prompt.pth, if you have it; else it is fetched from FlashVSR's code repository.
+        FlashVSR's posi_prompt.pth, if you have it; else it is fetched from its code repository.
     keep
         Keep the checkpoint's files after the conversion.
     yes
@@ -131,6 +129,11 @@ def get(
     entry = _entry(name)
     if prompt is not None and not prompt.is_file():
         raise FlashsrError(f"there is no file {str(prompt)!r}; give the path of posi_prompt.pth, or leave --prompt out")
+    for flag, value, has in (("variant", variant, entry.variants), ("prompt", prompt, entry.prompt)):
+        if value is not None and not has:
+            raise FlashsrError(f"--{flag} says nothing to {entry.name}, got {str(value)!r}; leave it out")
+    variant = variant or "tiny"
+    bundle_bytes = entry.bundle_bytes * (2 if precision == "fp32" else 1)
     folder = models_folder()
     out = folder / (name_as or _bundle_name(entry, variant, precision))
     if out.name != Path(out.name).name or out.parent != folder or out.name.startswith("."):
@@ -143,15 +146,15 @@ def get(
     _needs("torch", "onnx", "safetensors")
     offer = getting.look_up(entry, variant)
     sys.stderr.write(
-        f"{entry.name}: FlashVSR {entry.version} by its authors, {entry.repository} at {offer.revision[:12]}\n"
+        f"{entry.name}: {entry.title} by its authors, {entry.repository} at {offer.revision[:12]}\n"
         f"licence: {offer.licence}\n"
-        f"to fetch: {_size(offer.size_bytes)} in {len(offer.files)} files, and the prompt (4 MB)\n"
-        f"the bundle: about {_size(_BUNDLE_BYTES[precision])} in {out}\n"
+        f"to fetch: {_size(offer.size_bytes)} in {len(offer.files)} files{', and the prompt (4 MB)' if entry.prompt else ''}\n"
+        f"the bundle: about {_size(bundle_bytes)} in {out}\n"
     )
     if not yes and not _agreed():
         raise FlashsrError("nothing was fetched; give --yes to fetch without being asked")
     downloads = folder / ".downloads" / f"{entry.name}"
-    _make_room(downloads, offer.size_bytes, _BUNDLE_BYTES[precision])
+    _make_room(downloads, offer.size_bytes, bundle_bytes)
     from filelock import FileLock
 
     with FileLock(folder / ".downloads" / f"{entry.name}.lock"):
