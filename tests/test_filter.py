@@ -267,7 +267,8 @@ def test_tiles_give_the_same_picture_for_a_local_model(tiny: Path) -> None:
 
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
-    ({"scale": 1}, "scale is above 1 and at most 4, got 1"),
+    ({"scale": 0.9}, "scale is at least 1 and at most 4, got 0.9"),
+    ({"scale": 1}, "enlarges by 2 or 4, got scale=1; give a larger scale, or a model that restores"),
     ({"scale": 4.5}, "got 4.5"),
     ({"scale": -2}, "got -2"),
     ({"scale": float("nan")}, "scale is a number"),

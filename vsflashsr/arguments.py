@@ -97,8 +97,8 @@ def read_arguments(given: Mapping[str, object]) -> Arguments:
 
 def _scale(value: object) -> float:
     scale = _number("scale", value)
-    if not 1 < scale <= LARGEST_SCALE:
-        raise FlashsrError(f"scale is above 1 and at most {LARGEST_SCALE}, got {scale:g}; for more, call flashsr twice")
+    if not 1 <= scale <= LARGEST_SCALE:
+        raise FlashsrError(f"scale is at least 1 and at most {LARGEST_SCALE}, got {scale:g}; for more, call flashsr twice")
     return scale
 
 

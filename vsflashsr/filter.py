@@ -63,8 +63,9 @@ def flashsr(
 
     Args:
         clip: constant format and size; Gray, YUV or RGB, 8-16 bit integer, half or single float; progressive.
-        scale: output size over input size, above 1 up to 4. The model's nearest scale is used, then VapourSynth's own
-            Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the nearest it can.
+        scale: output size over input size, from 1 to 4; 1 for models that restore at the size they are given. The model's nearest
+            scale is used, then VapourSynth's own Spline36. Where the format can't hold the exact size (odd sizes in 4:2:0), the
+            nearest it can.
         model: name of a built-in model ("builtin", "builtin-hq") or of one that ``vsflashsr models get`` got, a bundle's folder,
             or an ``.onnx`` single-frame upscaler.
         backend: "onnxruntime" (the CPU), "tensorrt", "tensorrt_rtx", "torch" (any CUDA GPU),

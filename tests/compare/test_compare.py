@@ -104,7 +104,7 @@ def test_scores_against_the_clip_itself(script: Path, tiny: Path, tmp_path: Path
     [
         (["--count", "0"], "--count and --pictures"),
         (["--start", "6"], "--start is a frame"),
-        (["--scale", "5", "-m", "builtin"], "scale is above 1"),
+        (["--scale", "5", "-m", "builtin"], "scale is at least 1"),
         (["-m", "no such model"], "there is no model"),
         (["--shrink", "--scale", "4"], "16 pixels a side"),
         (["--reference", "nothing.mkv"], "there is no file"),

@@ -34,7 +34,7 @@ from ..graphs import bound, traced, weights_as_inputs, write_graph, write_weight
 from ..pieces import pieces_of, write_piece
 from .checkpoint import Checkpoint, constants
 
-SCALES = (2, 3, 4)
+SCALES = (1, 2, 3, 4)
 _ATTENTION_OPSET, _ATTENTION_IR = 23, 11
 """The first with attention in one node."""
 _ROWS, _COLS = 4, 6

@@ -66,7 +66,7 @@ def compare(
     output
         The page.
     scale
-        Output size over input size, above 1 up to 4.
+        Output size over input size, from 1 to 4; 1 for models that restore.
     method
         lanczos, nnedi3, a built-in model's name, a bundle's folder or an .onnx file; any number of times. By default lanczos,
         nnedi3 if its plugin is there, and the built-in models.

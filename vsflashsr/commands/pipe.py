@@ -46,7 +46,7 @@ def pipe(
     Parameters
     ----------
     scale
-        Output size over input size, above 1 up to 4.
+        Output size over input size, from 1 to 4; 1 for models that restore.
     matrix
         The input's colour matrix, such as bt709 or smpte170m, which y4m can't carry; matters for models that work on RGB.
     range

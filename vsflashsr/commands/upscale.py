@@ -66,7 +66,7 @@ def upscale(
     output
         The file to write: .mkv, .mp4 or .mov.
     scale
-        Output size over input size, above 1 up to 4. 2 if no size is given either.
+        Output size over input size, from 1 to 4; 1 for models that restore. 2 if no size is given either.
     height
         Lines of the result; with --width the size it fits into.
     width

@@ -74,9 +74,10 @@ def read_kind(arguments: Arguments) -> Kind:
             raise FlashsrError(
                 f"bundle {str(path)!r}: 'kind' is one of {', '.join(KINDS)}, got {shown(bundle.kind)}; update vsflashsr"
             )
-        kind = KINDS[bundle.kind](bundle, nearest_scale(bundle.scales, arguments.scale), arguments)
+        kind = KINDS[bundle.kind](bundle, nearest_scale(_enlarging(bundle, arguments.scale), arguments.scale), arguments)
     elif path.suffix.lower() == ".onnx":
         kind = read_frame_file(path, arguments)
+        _enlarging(kind.bundle, arguments.scale)
     else:
         raise FlashsrError(f"a model is a bundle's folder or an .onnx file, got {shown(str(path))}; give one of these")
     if arguments.precision not in (None, kind.bundle.precision):
@@ -85,6 +86,23 @@ def read_kind(arguments: Arguments) -> Kind:
             "export it again in that precision or leave precision out"
         )
     return kind
+
+
+def _enlarging(bundle: Bundle, wanted: float) -> list[int]:
+    """Those of a bundle's scales that come into question: 1 only where nothing else does.
+
+    Raises:
+        FlashsrError: the clip is to stay as large as it is, and the model can't do that.
+    """
+    scales = sorted(bundle.scales)
+    if wanted == 1:
+        if 1 in scales:
+            return [1]
+        raise FlashsrError(
+            f"the model {bundle.name!r} enlarges by {' or '.join(map(str, scales))}, got scale=1; "
+            "give a larger scale, or a model that restores (docs/models.md)"
+        )
+    return [scale for scale in scales if scale > 1] or scales
 
 
 def nearest_scale(scales: Iterable[int], wanted: float) -> int:

@@ -92,4 +92,4 @@ PUBLISHED = {
         ),
     )
 }
-"""By the name under which ``flashsr`` finds the bundle. Bundles' sizes were measured with random weights of the published size."""
+"""By the name under which ``flashsr`` finds the bundle. What bundles take was measured with random weights."""
