@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,31 @@ def host_target() -> str:
     return key
 
 
+VULKAN_TYPES = """#pragma once
+#include <stdint.h>
+#define VK_UUID_SIZE 16
+#define VK_LUID_SIZE 8
+typedef struct VkInstance_T *VkInstance;
+typedef struct VkPhysicalDevice_T *VkPhysicalDevice;
+typedef struct VkDevice_T *VkDevice;
+typedef struct VkCommandBuffer_T *VkCommandBuffer;
+typedef struct VkBuffer_T *VkBuffer;
+typedef struct VkSemaphore_T *VkSemaphore;
+typedef struct VkDeviceMemory_T *VkDeviceMemory;
+typedef struct VkMemoryRequirements VkMemoryRequirements;
+typedef uint64_t VkDeviceSize, VkDeviceAddress;
+typedef uint32_t VkMemoryPropertyFlags, VkBufferUsageFlags;
+typedef void (*PFN_vkGetInstanceProcAddr)(void);
+"""
+"""What VSVulkan4.h needs of Vulkan's own header, as 64-bit platforms have it; the plugin calls no function of Vulkan's."""
+
+
+def vulkan_types(header: str) -> str:
+    """In the place of vulkan_core.h, which isn't installed where this is built; ``header`` is VSVulkan4.h."""
+    names = re.findall(r"FN\(VS_VK_\w+, +VS_VK_\w+, (\w+)\)", header)
+    return VULKAN_TYPES + "".join(f"typedef void (*PFN_vk{name})(void);\n" for name in names)
+
+
 def compile_plugin(target: Target, folder: Path) -> Path:
     """The plugin, compiled into ``folder``.
 
@@ -65,6 +91,10 @@ def compile_plugin(target: Target, folder: Path) -> Path:
     import vapoursynth
 
     out = folder / f"{STEM}{target.suffix}"
+    headers = Path(vapoursynth.__file__).parent / "include"
+    vulkan = folder / "headers" / "vulkan" / "vulkan_core.h"
+    vulkan.parent.mkdir(parents=True, exist_ok=True)
+    vulkan.write_text(vulkan_types((headers / "VSVulkan4.h").read_text(encoding="utf-8")), encoding="utf-8")
     # zig's own cache would stay in the user's home.
     environment = {
         "ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"),
@@ -74,7 +104,7 @@ def compile_plugin(target: Target, folder: Path) -> Path:
     command += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-s", "-o", str(out)]
     if target.suffix == ".dylib":
         command.append(f"-Wl,-install_name,@rpath/{out.name}")
-    command += ["-I", str(Path(vapoursynth.__file__).parent / "include"), *map(str, sorted(SOURCES.glob("*.c")))]
+    command += ["-I", str(headers), "-I", str(vulkan.parents[1]), *map(str, sorted(SOURCES.glob("*.c")))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():
         raise RuntimeError(f"flashsr: the plugin can't be compiled for {target.zig}:\n{done.stderr}")

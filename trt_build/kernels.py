@@ -10,9 +10,10 @@ from typing import Any
 
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.kernels.compile import build
+from vsflashsr.gpu.kernels.planes import PLANES
 from vsflashsr.models.flashvsr.kernels.table import KERNELS as FLASHVSR
 
-SETS = {"flashvsr": FLASHVSR}
+SETS = {"planes": PLANES, "flashvsr": FLASHVSR}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

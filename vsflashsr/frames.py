@@ -1,4 +1,4 @@
-"""Between VapourSynth's frames and arrays: the clip as a ``Source``, and an array as a frame."""
+"""Between VapourSynth's frames and what models read and make: the clip as a ``Source``, and an array as a frame."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import vapoursynth as vs
 from . import scenes
 from .errors import FlashsrError
 from .geometry import Array
+from .gpu.frames import FrameWork
+from .model import Given
 
 FIELD_CURES = (
     "deinterlace it, e.g. clip.bwdif.Bwdif(field=3), or, if the pictures are progressive and only flagged otherwise, "
@@ -33,7 +35,7 @@ class Sight:
 
 
 class ClipSource:
-    """A GRAYS or RGBS clip as arrays, with its scene cuts, as far as the core has brought its frames. See ``stream.Source``.
+    """A GRAYS or RGBS clip as a model reads it, with its scene cuts, as far as its frames have come. See ``stream.Source``.
 
     It holds frames, not copies: the core counts them as memory of its own. So they are let go of as soon as they are read.
 
@@ -41,21 +43,25 @@ class ClipSource:
         num_frames: of the clip.
         find_cuts: False: the clip is one shot.
         check_finite: look for NaN and infinity, which only float formats can hold.
+        work: looks at frames on a device; None: all are on the host.
     """
 
-    def __init__(self, num_frames: int, *, find_cuts: bool, check_finite: bool = False) -> None:
+    def __init__(
+        self, num_frames: int, *, find_cuts: bool, check_finite: bool = False, work: FrameWork | None = None
+    ) -> None:
         self.num_frames = num_frames
         self._find_cuts = find_cuts
         self._check_finite = check_finite
-        self._own: dict[int, Array] = {}
-        self._lent: dict[int, tuple[int, Array]] = {}
+        self._work = work
+        self._own: dict[int, Given] = {}
+        self._lent: dict[int, tuple[int, Given]] = {}
         self._sights: OrderedDict[int, Sight] = OrderedDict()
         self._cuts: OrderedDict[int, bool] = OrderedDict()
 
-    def frame(self, n: int) -> Array | None:
+    def frame(self, n: int) -> Given | None:
         """See ``stream.Source``."""
-        if (array := self._own.get(n)) is not None:
-            return array
+        if (given := self._own.get(n)) is not None:
+            return given
         return self._lent[n][1] if n in self._lent else None
 
     def is_cut(self, n: int) -> bool | None:
@@ -76,8 +82,8 @@ class ClipSource:
             k for k in self._window(n) if k not in self._sights or (marks_seen and self._sights[k].thumbnail is None)
         ]
 
-    def look(self, n: int, f: vs.VideoFrame) -> tuple[Array, Sight | None]:
-        """Frame n as an array, and what there is to see of it if an answer about a cut waits for that.
+    def look(self, n: int, f: vs.VideoFrame, given: Given) -> Sight | None:
+        """What there is to see of frame n, which is ``given`` in pixels, if an answer about a cut waits for that.
 
         Changes nothing, so any number of threads may look; takes a millisecond for 1920x1080.
 
@@ -86,33 +92,39 @@ class ClipSource:
         """
         if (fields := f.props.get("_FieldBased", 0)) != 0:
             raise FlashsrError(f"frame {n} is field-based, got _FieldBased={fields}; {FIELD_CURES}")
-        planes = [np.asarray(f[p]) for p in range(f.format.num_planes)]
-        array: Array = planes[0][None] if len(planes) == 1 else np.stack(planes)
-        if self._check_finite and not is_finite(array):
+        starts, ends = _flag(f, "_SceneChangePrev"), _flag(f, "_SceneChangeNext")
+        news = self._find_cuts and self._is_news(n)
+        # Of a clip that marks its cuts no thumbnails are needed; being looked at again says that this one is.
+        needed = news and (starts is None or n in self._sights)
+        thumbnail, fine = self._seen(given, needed)
+        if not fine:
             raise FlashsrError(
                 f"the input's frame {n} holds a value that is not finite, got NaN or infinity; mend the filter before this one, "
                 "e.g. with std.Expr or an integer format"
             )
-        if not self._find_cuts or not self._is_news(n):
-            return array, None
-        starts, ends = _flag(f, "_SceneChangePrev"), _flag(f, "_SceneChangeNext")
-        # Of a clip that marks its cuts no thumbnails are needed; being looked at again says that this one is.
-        needed = starts is None or n in self._sights
-        return array, Sight(starts, ends, scenes.thumbnail(array) if needed else None)
+        return Sight(starts, ends, thumbnail) if news else None
+
+    def _seen(self, given: Given, needed: bool) -> tuple[Array | None, bool]:
+        """The thumbnail, if it is needed, and whether every value is finite."""
+        if isinstance(given, np.ndarray):
+            return scenes.thumbnail(given) if needed else None, not self._check_finite or is_finite(given)
+        assert self._work is not None
+        blocks = scenes.thumbnail_blocks(given.height, given.width) if needed else None
+        return self._work.look(given, blocks, check=self._check_finite)
 
     def note(self, n: int, sight: Sight | None) -> None:
         """Remember what was seen of frame n."""
         if sight is not None:
             _remember(self._sights, n, sight, _SIGHTS)
 
-    def hold(self, arrays: dict[int, Array], keep: Collection[int]) -> None:
+    def hold(self, given: dict[int, Given], keep: Collection[int]) -> None:
         """Take frames that were asked for; of those before, ``keep`` stay."""
-        self._own = {k: array for k, array in self._own.items() if k in keep} | arrays
+        self._own = {k: frame for k, frame in self._own.items() if k in keep} | given
 
-    def lend(self, arrays: dict[int, Array], owner: int) -> None:
+    def lend(self, given: dict[int, Given], owner: int) -> None:
         """Take frames that a request has fetched ahead; they are there till it ends, or they have been read."""
-        for k, array in arrays.items():
-            self._lent.setdefault(k, (owner, array))
+        for k, frame in given.items():
+            self._lent.setdefault(k, (owner, frame))
 
     def end(self, owner: int) -> None:
         """The request has ended."""
@@ -162,6 +174,12 @@ def _remember[T](kept: OrderedDict[int, T], n: int, value: T, room: int) -> None
 def _flag(f: vs.VideoFrame, name: str) -> bool | None:
     value = f.props.get(name)
     return None if value is None else bool(value)
+
+
+def to_array(f: vs.VideoFrame) -> Array:
+    """The planes, without a copy where there is one."""
+    planes = [np.asarray(f[p]) for p in range(f.format.num_planes)]
+    return planes[0][None] if len(planes) == 1 else np.stack(planes)
 
 
 def to_frame(core: vs.Core, array: Array, video_format: vs.VideoFormat) -> vs.VideoFrame:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from .geometry import Array
 from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .gpu.budget import MemoryPlan
+    from .gpu.device import Device
+    from .gpu.frames import DeviceFrame, FrameWork
 
 type Channels = Literal["luma", "rgb"]
 """What a model sees and makes: the luma plane alone (1, h, w), or RGB (3, h, w)."""
@@ -53,6 +58,10 @@ type Frame = Array | Pending
 """What a step emits."""
 
 
+type Given = Array | DeviceFrame
+"""What a step reads: where a clip is resident on the GPU and the model works there, frames stay."""
+
+
 def fetched(frame: Frame) -> Array:
     """The frame itself, waited for if need be."""
     return frame if isinstance(frame, np.ndarray) else frame.array()
@@ -81,3 +90,22 @@ class Model[State](Protocol):
 
     def state_bytes(self, state: State) -> int:
         """Memory that keeping ``state`` costs."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a model has, beside, whose ``step`` takes a ``DeviceFrame`` for each frame too, and then makes ``KeptFrame``."""
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """What it takes of the device by itself."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Device memory of one frame that it has made."""
+
+    def stay(self, work: FrameWork) -> None:
+        """Frames will be on the device: this carries them. Called once, before any step."""

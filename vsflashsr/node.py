@@ -11,14 +11,19 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import vapoursynth as vs
 
 from .errors import FlashsrError, printable
-from .frames import ClipSource, Sight, is_finite, to_frame
+from .frames import ClipSource, Sight, is_finite, to_array, to_frame
 from .geometry import Array
-from .model import Model, fetched
+from .gpu.external import close_handle
+from .gpu.frames import FrameWork, KeptFrame
+from .gpu.imports import ExportedPlane
+from .model import Frame, Given, Model, fetched
+from .residency import Stay, stay
 from .stream import CausalStream, Done, Missing
 
 type Fix = Callable[[Array, Array], Array]
@@ -42,8 +47,8 @@ def stream_node(
 ) -> vs.VideoNode:
     """What ``model`` makes of ``clip`` (GRAYS or RGBS, as the model reads it): same format and length, ``scale`` times the size.
 
-    Where the clip is resident on the GPU, so is the result: the conversions before and after the model stay there, and only
-    what the model reads and makes crosses the bus.
+    Where the clip is resident on the GPU, so is the result. Frames don't leave the GPU where the model works on that same one and
+    takes them there; else what the model reads and makes crosses the bus, and one line in the log says why.
 
     Args:
         clip: the model's input.
@@ -59,17 +64,19 @@ def stream_node(
     """
     plugin = native_plugin()
     scale = model.spec.scale
-    source = ClipSource(clip.num_frames, find_cuts=find_cuts, check_finite=check_finite)
-    requests = Requests(clip, source, model, preroll=preroll, max_segment=max_segment, fix=fix)
     core = vs.core
     resident = bool(clip.gpu_resident)
-    made = plugin.Stream(
-        core.std.GPUDownload(clip) if resident else clip,
-        clip.width * scale,
-        clip.height * scale,
-        **{name: _answered(getattr(requests, name)) for name in _FUNCTIONS},
-    )
-    return core.std.GPUUpload(made) if resident else made
+    stays = stay(model, plugin, fixed=fix is not None) if resident else None
+    work = None if stays is None else stays.work
+    source = ClipSource(clip.num_frames, find_cuts=find_cuts, check_finite=check_finite, work=work)
+    requests = Requests(clip, source, model, preroll=preroll, max_segment=max_segment, fix=fix, stays=stays)
+    size = clip.width * scale, clip.height * scale
+    functions = {name: _answered(getattr(requests, name)) for name in _FUNCTIONS}
+    if stays is not None:
+        return plugin.GPUStream(clip, *size, wait=stays.waits, reserve=stays.reserved_bytes, **functions)
+    if not resident:
+        return plugin.Stream(clip, *size, **functions)
+    return core.std.GPUUpload(plugin.Stream(core.std.GPUDownload(clip), *size, **functions))
 
 
 def native_plugin() -> vs.Plugin:
@@ -86,7 +93,8 @@ def native_plugin() -> vs.Plugin:
             f"the package's native part isn't there, got no core.vsflashsr.Stream; {_INSTALL} "
             "(there are binaries for Linux x86-64 and ARM64, Windows x86-64 and macOS ARM64)"
         ) from error
-    if not {f"{name}:func" for name in _FUNCTIONS} <= set(signature.split(";")):
+    fits = {f"{name}:func" for name in _FUNCTIONS} <= set(signature.split(";")) and hasattr(plugin, "GPUStream")
+    if not fits:
         raise FlashsrError(
             f"the package's native part is of another version, got Stream({signature}); {_INSTALL} again"
         )
@@ -120,12 +128,16 @@ class Requests:
         preroll: int,
         max_segment: int,
         fix: Fix | None,
+        stays: Stay | None,
     ) -> None:
         assert clip.format is not None
         self._core = vs.core.core
         self._format = clip.format
         self._model = model
+        # Frames on a device come only where the model takes them (``residency.stay``).
+        self._step = cast("Callable[[Sequence[Given], Sequence[int], Any], tuple[Sequence[Frame], Any]]", model.step)
         self._fix = fix
+        self._stays = stays
         self._source = source
         self._stream: CausalStream[Any] = CausalStream(
             model.spec, self._source, preroll=preroll, max_segment=max_segment
@@ -152,27 +164,29 @@ class Requests:
             self._waited[n] += 1
         return {"need": asked}
 
-    def take(self, n: int, ticket: int, numbers: int | Sequence[int], frames: Any) -> Answer:
+    def take(self, n: int, ticket: int, numbers: int | Sequence[int], frames: Any, **planes: Any) -> Answer:
         """The frames that ``plan`` asked for are there."""
-        arrays, sights = self._seen(numbers, frames)
+        given, sights = self._seen(numbers, frames, planes)
         with self._lock:
             request = self._open[ticket]
             request.coming = frozenset()
             if self._fix is not None:
-                request.low = arrays[n]
+                low = given[n]
+                assert isinstance(low, np.ndarray)
+                request.low = low
             self._note(sights)
             # Only what is still wanted: frames that were fetched to be looked at, or have been read since, go.
             wanted = set(self._stream.ahead(n))
-            self._source.lend({k: array for k, array in arrays.items() if k in wanted}, ticket)
+            self._source.lend({k: frame for k, frame in given.items() if k in wanted}, ticket)
         return {}
 
-    def step(self, n: int, numbers: int | Sequence[int], frames: Any) -> Answer:
+    def step(self, n: int, numbers: int | Sequence[int], frames: Any, **planes: Any) -> Answer:
         """Finish output frame ``n``, or say which input frames that takes; they come with the next call for the same n."""
         keep, self._keep = self._keep, frozenset()
-        arrays, sights = self._seen(numbers, frames)
+        given, sights = self._seen(numbers, frames, planes)
         with self._lock:
             self._note(sights)
-            self._source.hold(arrays, keep if arrays else ())
+            self._source.hold(given, keep if given else ())
         return self._advance(n)
 
     def _advance(self, n: int) -> Answer:
@@ -188,7 +202,7 @@ class Requests:
                     return {"need": list(todo.frames)}
                 self._source.read(todo.numbers)
             try:
-                emitted, state = self._model.step(todo.frames, todo.numbers, todo.cursor.state)
+                emitted, state = self._step(todo.frames, todo.numbers, todo.cursor.state)
                 state_bytes = self._model.state_bytes(state)
             except BaseException:
                 with self._lock:
@@ -197,14 +211,25 @@ class Requests:
             with self._lock:
                 self._stream.put(todo, emitted, state, state_bytes, self._waited)
 
-    def deliver(self, n: int, ticket: int) -> Answer:
-        """Output frame ``n``, which is finished, as VapourSynth's. The request ends."""
-        with self._lock:
-            finished = self._stream.result(n)
-            request = self._close(ticket)
-        assert finished is not None and request is not None, "a frame that is waited for is kept"
+    def deliver(self, n: int, ticket: int, timeline: int = 0, **planes: Any) -> Answer:
+        """Output frame ``n``, which is finished, as VapourSynth's, or into the planes of a new one. The request ends."""
+        exported = _exported(planes)
+        try:
+            with self._lock:
+                finished = self._stream.result(n)
+                request = self._close(ticket)
+            assert finished is not None and request is not None, "a frame that is waited for is kept"
+            if isinstance(finished, KeptFrame):
+                _check_finite(finished.is_finite(), n)
+        except BaseException:
+            for plane in exported:
+                close_handle(plane.handle)
+            raise
+        if self._stays is not None:
+            assert isinstance(finished, KeptFrame), "a model that takes frames on the device keeps them there"
+            return {"value": self._stays.work.deliver(finished, exported, timeline), **self._stays.imported}
         array = fetched(finished)
-        _check_finite(array, n)
+        _check_finite(is_finite(array), n)
         if self._fix is not None:
             assert request.low is not None
             array = self._fix(array, request.low)
@@ -224,12 +249,17 @@ class Requests:
             self._source.end(ticket)
         return request
 
-    def _seen(self, numbers: int | Sequence[int], frames: Any) -> tuple[dict[int, Array], dict[int, Sight | None]]:
-        """Frames as arrays, and what there is to see of them."""
+    def _seen(
+        self, numbers: int | Sequence[int], frames: Any, planes: dict[str, Any]
+    ) -> tuple[dict[int, Given], dict[int, Sight | None]]:
+        """Frames as the model reads them, and what there is to see of them."""
         # A single value comes without its list.
         pairs = [(numbers, frames)] if isinstance(numbers, int) else list(zip(numbers, frames, strict=True))
-        looks = {k: self._source.look(k, f) for k, f in pairs}
-        return {k: array for k, (array, _) in looks.items()}, {k: sight for k, (_, sight) in looks.items()}
+        if self._stays is None:
+            given: dict[int, Given] = {k: to_array(f) for k, f in pairs}
+        else:
+            given = _imported(self._stays.work, pairs, _exported(planes))
+        return given, {k: self._source.look(k, f, given[k]) for k, f in pairs}
 
     def _note(self, sights: dict[int, Sight | None]) -> None:
         for k, sight in sights.items():
@@ -255,8 +285,31 @@ def _answered(call: Callable[..., Answer]) -> Callable[..., Answer]:
     return answered
 
 
-def _check_finite(frame: Array, n: int) -> None:
-    if not is_finite(frame):
+def _exported(planes: dict[str, Any]) -> list[ExportedPlane]:
+    """Planes as the plugin describes them, frame by frame."""
+    # A single value comes without its list.
+    columns = {name: [values] if isinstance(values, int) else values for name, values in planes.items()}
+    return [ExportedPlane(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def _imported(
+    work: FrameWork, pairs: Sequence[tuple[int, vs.VideoFrame]], exported: Sequence[ExportedPlane]
+) -> dict[int, Given]:
+    """Resident frames, which stay where they are."""
+    found: dict[int, Given] = {}
+    left = list(exported)
+    try:
+        for k, f in pairs:
+            own, left = left[: f.format.num_planes], left[f.format.num_planes :]
+            found[k] = work.frame(own, (f.height, f.width), f)
+    finally:
+        for plane in left:
+            close_handle(plane.handle)
+    return found
+
+
+def _check_finite(fine: bool, n: int) -> None:
+    if not fine:
         raise FlashsrError(
             f"the model put out a value that is not finite (NaN or infinity) in frame {n}; "
             "its weights are damaged or its precision is too low: get the bundle again, or use precision='fp32'"

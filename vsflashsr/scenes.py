@@ -24,12 +24,18 @@ _STEP = 1 / 255
 """Blocks that differ by half of this are the same; pictures that vary by less say nothing of what they show."""
 
 
+def thumbnail_blocks(height: int, width: int) -> tuple[int, int, int, int]:
+    """Blocks down and across, rows and columns of each; what is left over at the right and below isn't looked at."""
+    rows, columns = max(1, height // _ROWS), max(1, width // _COLUMNS)
+    return height // rows, width // columns, rows, columns
+
+
 def thumbnail(frame: Array) -> Array:
     """Block means of the picture, about 32 x 18: motion of a few pixels hardly shows, a cut does."""
     _, height, width = frame.shape
-    rows, columns = max(1, height // _ROWS), max(1, width // _COLUMNS)
-    grey = frame[:, : height // rows * rows, : width // columns * columns].mean(axis=0, dtype=np.float32)
-    blocks: Array = grey.reshape(height // rows, rows, width // columns, columns).mean(axis=(1, 3), dtype=np.float32)
+    down, across, rows, columns = thumbnail_blocks(height, width)
+    grey = frame[:, : down * rows, : across * columns].mean(axis=0, dtype=np.float32)
+    blocks: Array = grey.reshape(down, rows, across, columns).mean(axis=(1, 3), dtype=np.float32)
     return blocks
 
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import FlashsrError
-from .geometry import Array
-from .model import Frame, ModelSpec
+from .model import Frame, Given, ModelSpec
 from .schedule import Step
 from .segments import CutTest, Segment, Undecided, segment_of
 
@@ -40,7 +39,7 @@ class Source(Protocol):
     @property
     def num_frames(self) -> int: ...
 
-    def frame(self, n: int) -> Array | None:
+    def frame(self, n: int) -> Given | None:
         """Frame n, (C, h, w), if it is at hand."""
 
     def is_cut(self, n: int) -> bool | None:
@@ -92,7 +91,7 @@ class Job[State]:
 
     wanted: int
     step: Step
-    frames: Sequence[Array]
+    frames: Sequence[Given]
     numbers: Sequence[int]
     cursor: Cursor[State]
 
@@ -281,9 +280,14 @@ class CausalStream[State]:
 
     def _forget(self, emitted: int, frame_bytes: int, waited: Collection[int]) -> None:
         """Drop the frames used longest ago; never the last two steps, those in flight, nor any that somebody waits for."""
-        room = max((2 + self._spec.in_flight) * emitted, min(KEPT_FRAMES, KEPT_BYTES // frame_bytes))
+        room = kept_frames(self._spec, emitted, frame_bytes)
         for n in list(self._kept):
             if len(self._kept) <= room:
                 return
             if n not in waited:
                 del self._kept[n]
+
+
+def kept_frames(spec: ModelSpec, emitted: int, frame_bytes: int) -> int:
+    """Finished frames that are kept where a step emits so many: at the least the last two steps' and those in flight."""
+    return max((2 + spec.in_flight) * emitted, min(KEPT_FRAMES, KEPT_BYTES // frame_bytes))

@@ -368,10 +368,10 @@ class Sums:
         result = pipeline.submit(
             state,
             [Stage(first, add), Stage("out", put_out)],
-            fill=fill,
-            in_bytes=SIZE,
-            out_bytes=SIZE,
-            unpack=lambda raw: [raw.view(np.float32).copy()],
+            give=lambda place, uploader: place.send(uploader, SIZE, fill),
+            take=lambda place, made, copier: place.send(
+                made, copier, SIZE, lambda raw: [raw.view(np.float32).copy()]
+            ),
         )
         return result, state
 

@@ -16,9 +16,10 @@ import pytest
 from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.kernels import kernel as kernel_module
 from vsflashsr.gpu.kernels import library, manifest
-from vsflashsr.gpu.kernels.kernel import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, Launch
+from vsflashsr.gpu.kernels.kernel import CAPABILITIES, SHARED_LIMIT_BYTES, Kernel, KernelSet, Launch
 from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.gpu.kernels.manifest import Image, Manifest, read_manifest, write_manifest
+from vsflashsr.gpu.kernels.planes import PLANES
 from vsflashsr.models.flashvsr.kernels.table import KERNELS, kernels, tuning
 
 from ..support import mock_cuda
@@ -64,6 +65,10 @@ def test_the_attention_compiles_and_is_pipelined(cache: None, name: str, capabil
 def test_all_kernels_compile(cache: None, capability: int) -> None:
     for kernel in kernels().values():
         check(kernel, capability)
+    from vsflashsr.gpu.kernels.compile import compiled
+
+    for kernel in PLANES.kernels().values():
+        assert compiled(PLANES, kernel, capability).cubin[:4] == b"\x7fELF"
 
 
 @needs_triton
@@ -91,13 +96,14 @@ def test_what_is_built_is_found_and_matches_the_launches(cache: None, tmp_path: 
 
 
 @needs_triton
-def test_the_catalogue_is_what_the_sources_say() -> None:
+@pytest.mark.parametrize("own", [KERNELS, PLANES], ids=lambda own: own.package)
+def test_the_catalogue_is_what_the_sources_say(own: KernelSet) -> None:
     """Every argument and constant of every kernel, in order: checked here because the driver checks nothing."""
-    for kernel in kernels().values():
-        module = importlib.import_module(f"vsflashsr.models.flashvsr.kernels.sources.{kernel.module}")
+    for kernel in own.kernels().values():
+        module = importlib.import_module(f"{own.package}.sources.{kernel.module}")
         names = list(inspect.signature(getattr(module, kernel.function).fn).parameters)
         for capability in CAPABILITIES:
-            constants = {**kernel.constants, **tuning(kernel, capability).constants}
+            constants = {**kernel.constants, **own.tuning(kernel, capability).constants}
             assert names[: len(kernel.arguments)] == [name for name, _ in kernel.arguments], kernel.name
             assert set(names[len(kernel.arguments) :]) == set(constants), kernel.name
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib
 import inspect
+import os
 import re
+import tempfile
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 from vsflashsr.gpu.device import Buffer, Device, HostBuffer, Stream
 from vsflashsr.gpu.probe import device_count
 
-from ..support.mock_cuda import CUresult, Handle, MockDriver, MockError, image, mock_device
+from ..support.mock_cuda import CUexternalSemaphore, CUresult, Handle, MockDriver, MockError, image, mock_device
 
 SEEDS = range(12)
 SUCCESS = CUresult.CUDA_SUCCESS
@@ -496,6 +499,18 @@ def typical(device: Device, mock: MockDriver) -> None:
         raise RuntimeError
     assert device.free_bytes() < device.total_bytes
     end.synchronize()
+    assert end.happened
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(4096))
+        file.flush()
+        memory = device.import_memory(os.dup(file.fileno()), 4096)
+        timeline = device.import_timeline(os.dup(file.fileno()))
+        timeline.signal(stream, 5)
+        timeline.wait(stream, 5)
+        stream.synchronize()
+        assert int(mock.view(memory.address, 1, np.uint64)[0]) == 5
+        memory.close()
+        timeline.close()
 
 
 def test_the_real_module_takes_the_arguments_that_are_passed(real: Any) -> None:
@@ -517,6 +532,25 @@ def translated(real: Any, arg: Any) -> Any:
     """The real module's object for one of the mock's."""
     if isinstance(arg, IntEnum):
         return getattr(getattr(real, type(arg).__name__), arg.name)
+    if isinstance(arg, CUexternalSemaphore):
+        return real.CUexternalSemaphore(int(arg))
     if isinstance(arg, Handle):
         return int(arg)
+    if isinstance(arg, list):
+        return [translated(real, item) for item in arg]
+    if dataclasses.is_dataclass(arg):
+        found = getattr(real, type(arg).__name__)()
+        set_all(real, found, arg)
+        return found
     return arg
+
+
+def set_all(real: Any, found: Any, description: Any) -> None:
+    """The fields of one of the mock's descriptions, in the real module's."""
+    for field in dataclasses.fields(description):
+        value = getattr(description, field.name)
+        if dataclasses.is_dataclass(value):
+            set_all(real, getattr(found, field.name), value)
+        else:
+            setattr(found, field.name, translated(real, value))
+            assert getattr(found, field.name) == value

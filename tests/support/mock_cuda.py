@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
+import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -28,7 +30,7 @@ from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu import driver
 from vsflashsr.gpu.device import Device
 
-from .mock_memory import DEVICE, PINNED, MockError, MockMemory, Use
+from .mock_memory import DEVICE, IMPORTED, PINNED, MockError, MockMemory, Use
 from .mock_queue import Capture, Executable, Node, Operation, Queue, StreamState
 
 __all__ = ["CUresult", "Handle", "MockDriver", "MockError", "image", "mock_device"]
@@ -81,11 +83,71 @@ class CUdevice_attribute(IntEnum):
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
+    CU_DEVICE_ATTRIBUTE_TIMELINE_SEMAPHORE_INTEROP_SUPPORTED = 114
+
+
+class CUexternalMemoryHandleType(IntEnum):
+    CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD = 1
+    CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_WIN32 = 2
+
+
+class CUexternalSemaphoreHandleType(IntEnum):
+    CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD = 9
+    CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_WIN32 = 10
 
 
 class CUfunction_attribute(IntEnum):
     CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES = 1
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+
+
+@dataclass
+class _ImportedHandle:
+    fd: int = -1
+
+
+@dataclass
+class CUDA_EXTERNAL_MEMORY_HANDLE_DESC:
+    type: CUexternalMemoryHandleType | None = None
+    handle: _ImportedHandle = field(default_factory=_ImportedHandle)
+    size: int = 0
+    flags: int = 0
+
+
+@dataclass
+class CUDA_EXTERNAL_MEMORY_BUFFER_DESC:
+    offset: int = 0
+    size: int = 0
+    flags: int = 0
+
+
+@dataclass
+class CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC:
+    type: CUexternalSemaphoreHandleType | None = None
+    handle: _ImportedHandle = field(default_factory=_ImportedHandle)
+    flags: int = 0
+
+
+@dataclass
+class _Fence:
+    value: int = 0
+
+
+@dataclass
+class _FenceParams:
+    fence: _Fence = field(default_factory=_Fence)
+
+
+@dataclass
+class CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS:
+    params: _FenceParams = field(default_factory=_FenceParams)
+    flags: int = 0
+
+
+@dataclass
+class CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS:
+    params: _FenceParams = field(default_factory=_FenceParams)
+    flags: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +166,10 @@ class Handle:
 
     def __index__(self) -> int:
         return self._value
+
+
+class CUexternalSemaphore(Handle):
+    pass
 
 
 class _Status(Exception):
@@ -184,6 +250,10 @@ class MockDriver:
         capability: compute capability.
         shared_bytes: shared memory that a block can have at most.
         races: raise where operations collide in memory and nothing orders them.
+        uuid: which GPU it is.
+
+    Memory of another API is imported by mapping the file descriptor that stands for it: software Vulkan's is memory of the
+    host. A timeline is a file that holds a number, eight bytes.
     """
 
     CUDA_VERSION = 13000
@@ -198,8 +268,13 @@ class MockDriver:
         capability: tuple[int, int] = (8, 9),
         shared_bytes: int = 99 << 10,
         races: bool = True,
+        uuid: bytes = bytes(range(16)),
     ) -> None:
         rng = random.Random(seed)
+        self.uuid = uuid
+        self._imports: dict[int, mmap.mmap] = {}
+        self._mapped: dict[int, int] = {}
+        self._timelines: dict[int, int] = {}
         self._memory = MockMemory(rng)
         self._queue = Queue(rng, eagerness, races=races)
         self._lock = threading.RLock()
@@ -219,6 +294,7 @@ class MockDriver:
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: capability[0],
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: capability[1],
             CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: shared_bytes,
+            CUdevice_attribute.CU_DEVICE_ATTRIBUTE_TIMELINE_SEMAPHORE_INTEROP_SUPPORTED: 1,
         }
         self.total_bytes = total_bytes
         self.driver_version = 13000
@@ -299,6 +375,8 @@ class MockDriver:
             "modules": len(self._modules),
             "captured graphs": len(self._graphs),
             "graphs": len(self._executables),
+            "imports": len(self._imports),
+            "timelines": len(self._timelines),
         }
         counts |= self._memory.counts
         return {kind: count for kind, count in counts.items() if count}
@@ -385,6 +463,77 @@ class MockDriver:
             raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
         self._started = True
 
+    @_call(1)
+    def cuImportExternalMemory(self, description: CUDA_EXTERNAL_MEMORY_HANDLE_DESC) -> Handle:
+        if description.type != CUexternalMemoryHandleType.CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD or description.size < 1:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
+        try:
+            file = description.handle.fd
+            # lavapipe's begins with its own size, and where the memory begins (Mesa 25.0, two 64-bit numbers).
+            has_head = os.fstat(file).st_size > description.size
+            begin = int.from_bytes(os.pread(file, 8, 8), "little") if has_head else 0
+            memory = mmap.mmap(file, description.size, offset=begin)
+        except (OSError, ValueError) as error:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_HANDLE) from error
+        os.close(description.handle.fd)
+        handle = self._handle()
+        self._imports[handle] = memory
+        return Handle(handle)
+
+    @_call(1)
+    def cuExternalMemoryGetMappedBuffer(self, memory: Any, part: CUDA_EXTERNAL_MEMORY_BUFFER_DESC) -> Handle:
+        found = self._imports.get(int(memory))
+        if found is None or part.offset + part.size > len(found):
+            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
+        address = self._memory.take(np.frombuffer(found, np.uint8, part.size, part.offset))
+        self._mapped[address] = int(memory)
+        return Handle(address)
+
+    @_call(late=True)
+    def cuDestroyExternalMemory(self, memory: Any) -> None:
+        if int(memory) in self._mapped.values():
+            raise MockError("imported memory was let go of while it is mapped")
+        if self._imports.pop(int(memory), None) is None:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_HANDLE)
+
+    @_call(1)
+    def cuImportExternalSemaphore(self, description: CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC) -> Handle:
+        kinds = CUexternalSemaphoreHandleType
+        if description.type != kinds.CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_VALUE)
+        handle = self._handle()
+        self._timelines[handle] = description.handle.fd
+        return Handle(handle)
+
+    @_call(late=True)
+    def cuDestroyExternalSemaphore(self, timeline: Any) -> None:
+        if int(timeline) not in self._timelines:
+            raise _Status(CUresult.CUDA_ERROR_INVALID_HANDLE)
+        os.close(self._timelines.pop(int(timeline)))
+
+    @_call()
+    def cuWaitExternalSemaphoresAsync(self, timelines: list[Any], params: list[Any], count: int, stream: Any) -> None:
+        for timeline, reached in zip(timelines[:count], params, strict=True):
+            file, value = self._timelines[int(timeline)], reached.params.fence.value
+
+            def wait(file: int = file, value: int = value) -> None:
+                if (found := int.from_bytes(os.pread(file, 8, 0), "little")) < value:
+                    raise MockError(f"a stream would wait for ever: a timeline is at {found}, not at {value}")
+
+            self._issue(self._stream(stream), "wait for a timeline", wait)
+
+    @_call()
+    def cuSignalExternalSemaphoresAsync(self, timelines: list[Any], params: list[Any], count: int, stream: Any) -> None:
+        for timeline, reached in zip(timelines[:count], params, strict=True):
+            file, value = self._timelines[int(timeline)], reached.params.fence.value
+
+            def signal(file: int = file, value: int = value) -> None:
+                if int.from_bytes(os.pread(file, 8, 0), "little") >= value:
+                    raise MockError("a timeline goes back")
+                os.pwrite(file, value.to_bytes(8, "little"), 0)
+
+            self._issue(self._stream(stream), "signal a timeline", signal)
+
     @_call(1, context=False)
     def cuDriverGetVersion(self) -> int:
         return self.driver_version
@@ -408,7 +557,7 @@ class MockDriver:
     @_call(1, context=False)
     def cuDeviceGetUuid(self, device: Any) -> CUuuid:
         self._check_device(device)
-        return CUuuid(bytes(range(16)))
+        return CUuuid(self.uuid)
 
     @_call(1, context=False)
     def cuDeviceTotalMem(self, device: Any) -> int:
@@ -490,7 +639,8 @@ class MockDriver:
 
     @_call(late=True)
     def cuMemFree(self, address: Any) -> None:
-        self._free(DEVICE, int(address))
+        self._free(IMPORTED if int(address) in self._mapped else DEVICE, int(address))
+        self._mapped.pop(int(address), None)
 
     @_call(1)
     def cuMemHostAlloc(self, size_bytes: int, flags: int) -> int:
@@ -618,6 +768,14 @@ class MockDriver:
     def cuEventSynchronize(self, event: Any) -> None:
         self._wait(self._event(event).operation)
 
+    @_call(late=True)
+    def cuEventQuery(self, event: Any) -> None:
+        operation = self._event(event).operation
+        if operation is not None and not operation.done:
+            raise _Status(CUresult.CUDA_ERROR_NOT_READY)
+        if operation is not None:
+            self._queue.wait(operation)
+
     @_call(1)
     def cuEventElapsedTime(self, start: Any, end: Any) -> float:
         marks = (self._event(start), self._event(end))
@@ -722,6 +880,14 @@ for _kind in (
     CUstreamCaptureMode,
     CUdevice_attribute,
     CUfunction_attribute,
+    CUexternalMemoryHandleType,
+    CUexternalSemaphoreHandleType,
+    CUDA_EXTERNAL_MEMORY_HANDLE_DESC,
+    CUDA_EXTERNAL_MEMORY_BUFFER_DESC,
+    CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC,
+    CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS,
+    CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS,
+    CUexternalSemaphore,
 ):
     setattr(MockDriver, _kind.__name__, _kind)
 

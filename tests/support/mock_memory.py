@@ -18,7 +18,7 @@ GUARD_BYTES = 512
 GUARD = 0xA5
 FRESH = 0xFF
 """Of this byte, every float of any width is NaN."""
-DEVICE, PINNED = "device memory", "pinned memory"
+DEVICE, PINNED, IMPORTED = "device memory", "pinned memory", "imported memory"
 
 
 class MockError(AssertionError):
@@ -106,6 +106,13 @@ class MockMemory:
         self.peak_bytes = max(self.peak_bytes, self.device_bytes)
         return address
 
+    def take(self, raw: NDArray[np.uint8]) -> int:
+        """The address of memory that another API has allocated: nothing guards it, and it stays as it is."""
+        address = int(raw.ctypes.data)
+        self._allocations[address] = Allocation(IMPORTED, address, raw.size, raw)
+        bisect.insort(self._addresses, address)
+        return address
+
     def get(self, address: int) -> Allocation | None:
         """The allocation that begins there."""
         return self._allocations.get(address)
@@ -113,7 +120,8 @@ class MockMemory:
     def drop(self, allocation: Allocation) -> None:
         """It is freed: nothing may find it any more."""
         allocation.check_guards()
-        allocation.bytes[:] = FRESH
+        if allocation.kind != IMPORTED:
+            allocation.bytes[:] = FRESH
         allocation.freed = True
         del self._allocations[allocation.address]
         self._addresses.remove(allocation.address)

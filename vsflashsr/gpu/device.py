@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import FlashsrError
 from . import driver
 from .events import Event
+from .external import ImportedMemory, Timeline
 from .graphs import Graph
 from .handles import Handles
 from .memory import Buffer, HostBuffer
@@ -41,7 +42,9 @@ class Device:
         driver.check(api.cuInit(0), "start")
         count = int(driver.check(api.cuDeviceGetCount(), "count the GPUs"))
         if not 0 <= ordinal < count:
-            raise FlashsrError(f"there is no GPU {ordinal}, got {count} from the driver; choose device_id= below {count}")
+            raise FlashsrError(
+                f"there is no GPU {ordinal}, got {count} from the driver; choose device_id= below {count}"
+            )
         self.ordinal = ordinal
         self._device = int(driver.check(api.cuDeviceGet(ordinal), f"open GPU {ordinal}"))
         self._lock = threading.Lock()
@@ -64,6 +67,8 @@ class Device:
         )
         self.shared_bytes: int = ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         """The most shared memory that one block can have."""
+        self.timelines: bool = bool(ask(attributes.CU_DEVICE_ATTRIBUTE_TIMELINE_SEMAPHORE_INTEROP_SUPPORTED))
+        """Can it wait for, and set, timelines of another API?"""
         self.total_bytes: int = int(driver.check(api.cuDeviceTotalMem(self._device), "say how much memory it has"))
         digits = driver.check(api.cuDeviceGetUuid(self._device), "identify the GPU").bytes.hex()
         self.uuid: str = f"GPU-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -146,6 +151,16 @@ class Device:
             np.copyto(raw.view(values.dtype).reshape(values.shape), values)
 
         return self.constant(values.nbytes, fill)
+
+    def import_memory(self, handle: int, size_bytes: int) -> ImportedMemory:
+        """Memory of another API; see ``ImportedMemory``."""
+        self.make_current()
+        return ImportedMemory(self._handles, handle, size_bytes)
+
+    def import_timeline(self, handle: int) -> Timeline:
+        """A timeline of another API; see ``Timeline``."""
+        self.make_current()
+        return Timeline(self._handles, handle)
 
     def close(self) -> None:
         """Wait for the streams, then free everything, from the newest to the oldest, and let go of the context.

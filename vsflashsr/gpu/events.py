@@ -28,6 +28,16 @@ class Event(Handle):
         """Wait (on the host) until it has happened."""
         driver.check(driver.api().cuEventSynchronize(self.handle), "run what was queued")
 
+    @property
+    def happened(self) -> bool:
+        """Has it, by now?"""
+        api = driver.api()
+        result = api.cuEventQuery(self.handle)
+        if int(result[0]) == int(api.CUresult.CUDA_ERROR_NOT_READY):
+            return False
+        driver.check(result, "run what was queued")
+        return True
+
     def elapsed_ms(self, since: Event) -> float:
         """Milliseconds of device time from ``since``; both are timing events that have happened."""
         return float(driver.check(driver.api().cuEventElapsedTime(since.handle, self.handle), "measure a time"))

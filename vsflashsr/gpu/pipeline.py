@@ -9,15 +9,14 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..errors import FlashsrError
 from .device import Buffer, Device, Event, Stream
 from .inputs import InputSlot
 from .replay import Replay
-from .results import ResultSlot, StepResult, Unpack
+from .results import ResultSlot
 
 
 class RunMemory:
@@ -102,29 +101,44 @@ class Pipeline:
         weakref.finalize(state, self._free.append, memory)
         return state
 
-    def submit(
+    def submit[Result](
         self,
         state: RunState,
         stages: Sequence[Stage],
         *,
-        fill: Callable[[NDArray[np.uint8]], None],
-        in_bytes: int,
-        out_bytes: int,
-        unpack: Unpack,
-    ) -> StepResult:
+        give: Callable[[InputSlot, Stream], None],
+        take: Callable[[ResultSlot, Event, Stream], Result],
+    ) -> Result:
         """Queue a step of a run in the slot `slot`; the state is the next step's when this returns.
 
         Args:
             state: of the run; changed.
             stages: as many as there are streams. The first reads the input, the last writes the result; what they hand over
                 between them has to lie in memory of the slot, or of the run where only one of them uses it.
-            fill: writes the input of `in_bytes`.
-            out_bytes: that come out.
-            unpack: frames from the bytes that came out.
+            give: queues what fills the input slot on the stream (``InputSlot.send`` or ``receive``).
+            take: queues on the stream, behind the event, what becomes of the result slot (``ResultSlot.send`` or ``keep``).
         """
+        try:
+            return self._queued(state, stages, give, take)
+        except BaseException:
+            # Some of it may be queued, and the slot is going to be used again.
+            for stream in (self._uploader, *self._streams, self._copier):
+                with suppress(FlashsrError):
+                    stream.synchronize()
+            raise
+
+    def _queued[Result](
+        self,
+        state: RunState,
+        stages: Sequence[Stage],
+        give: Callable[[InputSlot, Stream], None],
+        take: Callable[[ResultSlot, Event, Stream], Result],
+    ) -> Result:
         slot = self.slot
         given, made, done = self._inputs[slot], self._results[slot], self._done[slot]
-        given.send(self._uploader, in_bytes, fill)
+        for other in self._inputs:
+            other.let_go()
+        give(given, self._uploader)
         made.clear(self._streams[-1])
         before = given.copied
         for number, (stage, stream) in enumerate(zip(stages, self._streams, strict=True)):
@@ -137,4 +151,4 @@ class Pipeline:
         self._streams[-1].record(given.read)
         self._submitted += 1
         state.steps += 1
-        return made.send(before, self._copier, out_bytes, unpack)
+        return take(made, before, self._copier)

@@ -1,4 +1,4 @@
-"""Frames on their way back from a device: they lie in a ring of page-locked memory until they are fetched."""
+"""Frames that a step has made: on their way to the host they lie in a ring of page-locked memory until they are fetched."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ class ResultSlot:
         result = StepResult(self._device, self._copied, self._host, size_bytes, unpack)
         self._holder = weakref.ref(result)
         return result
+
+    def keep[Kept](self, made: Event, copier: Stream, copy: Callable[[Stream], Kept]) -> Kept:
+        """Queue what ``copy`` queues after ``made``: whatever of the slot is to stay on the device, elsewhere."""
+        copier.wait(made)
+        kept = copy(copier)
+        copier.record(self._copied)
+        self._holder = None
+        return kept
 
 
 class StepResult:

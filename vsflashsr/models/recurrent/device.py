@@ -14,9 +14,10 @@ from ...errors import FlashsrError
 from ...geometry import Array, pad
 from ...gpu.budget import MemoryPlan
 from ...gpu.device import Device, Stream
+from ...gpu.frames import DeviceFrame, FrameWork, KeptFrame, kept_bytes, planes_of
+from ...gpu.kernels.planes import Levels, move
 from ...gpu.pipeline import Pipeline, RunState, Stage
-from ...gpu.results import PendingFrame
-from ...model import ModelSpec
+from ...model import Frame, Given, ModelSpec
 from ...runtimes.graph import DeviceGraph, PreparedGraph, Shape, Shapes
 from .host import NEXT, STATE
 
@@ -86,7 +87,9 @@ class DeviceRecurrentModel:
         captured: bool = True,
         remedy: str = "use tile=, such as tile=512",
     ) -> None:
-        self._device, self._graphs, self._size = device, graphs, size
+        self.device, self._graphs, self._size = device, graphs, size
+        self._made_size = size[0] * spec.scale, size[1] * spec.scale
+        self._work: FrameWork | None = None
         self.spec = replace(spec, in_flight=IN_FLIGHT)
         device.make_current()
         *_, self._rows, self._columns = graphs.step_shapes.inputs[graphs.frames]
@@ -126,24 +129,67 @@ class DeviceRecurrentModel:
         )
 
     def step(
-        self, frames: Sequence[Array], numbers: Sequence[int], state: RunState | None
-    ) -> tuple[list[PendingFrame], RunState]:
+        self, frames: Sequence[Given], numbers: Sequence[int], state: RunState | None
+    ) -> tuple[Sequence[Frame], RunState]:
         """See ``Model.step``: queued, not waited for."""
-        self._device.make_current()
+        self.device.make_current()
         first = state is None
         call = self._first if first else self._step
         if state is None:
             state = self._pipeline.cold()
+        stages = [self._stage(state, call, first=first)]
+        resident = [frame for frame in frames if isinstance(frame, DeviceFrame)]
+        if resident:
+            assert len(resident) == len(frames) and self._work is not None, "a clip is resident or it isn't"
+            return self._resident(state, stages, call, resident, self._work), state
+        arrays = [frame for frame in frames if not isinstance(frame, DeviceFrame)]
         done = self._pipeline.submit(
             state,
-            [self._stage(state, call, first=first)],
-            fill=lambda raw: self._fill(raw, call, frames),
-            in_bytes=call.in_bytes,
-            out_bytes=call.out_bytes,
-            unpack=lambda raw: self._unpacked(raw, call),
+            stages,
+            give=lambda slot, uploader: slot.send(uploader, call.in_bytes, lambda raw: self._fill(raw, call, arrays)),
+            take=lambda slot, made, copier: slot.send(
+                made, copier, call.out_bytes, lambda raw: self._unpacked(raw, call)
+            ),
         )
-        height, width = (side * self.spec.scale for side in self._size)
+        height, width = self._made_size
         return done.frames(call.makes[0], call.makes[1] * height * width * 4), state
+
+    def stay(self, work: FrameWork) -> None:
+        """See ``OnDevice.stay``."""
+        self._work = work
+
+    @property
+    def kept_bytes(self) -> int:
+        """See ``OnDevice.kept_bytes``."""
+        height, width = self._made_size
+        return kept_bytes(self._step.makes[1], height, width, self._step.makes_dtype)
+
+    def _resident(
+        self, state: RunState, stages: list[Stage], call: _Call, frames: Sequence[DeviceFrame], work: FrameWork
+    ) -> list[KeptFrame]:
+        """A step whose frames are on the device before it and stay there."""
+        low, high = self._graphs.value_range
+        given, made = self._pipeline.given(self._pipeline.slot), self._pipeline.makes(self._pipeline.slot)
+        reads = planes_of(given.address, call.reads, call.reads_dtype)
+        makes = planes_of(made.address, call.makes, call.makes_dtype)
+        inwards = Levels(high - low, low)
+        outwards = Levels(1 / (high - low), -low / (high - low))
+
+        def unpack(stream: Stream) -> None:
+            for frame, into in zip(frames, reads, strict=True):
+                for source, out in zip(frame.surfaces, into, strict=True):
+                    work.run(stream, move(source, out, self._size, (self._rows, self._columns), inwards))
+
+        return self._pipeline.submit(
+            state,
+            stages,
+            give=lambda slot, uploader: slot.receive(uploader, frames, unpack),
+            take=lambda slot, done, copier: slot.keep(
+                done,
+                copier,
+                lambda stream: [work.keep(stream, planes, self._made_size, outwards) for planes in makes],
+            ),
+        )
 
     def state_bytes(self, state: RunState) -> int:
         """Both sets."""
@@ -179,7 +225,7 @@ class DeviceRecurrentModel:
         return Stage((first, side), enqueue)
 
     def _unpacked(self, raw: NDArray[Any], call: _Call) -> list[Array]:
-        height, width = (side * self.spec.scale for side in self._size)
+        height, width = self._made_size
         made = raw.view(call.makes_dtype).reshape(call.makes)[:, :, :height, :width].astype(np.float32)
         low, high = self._graphs.value_range
         if (low, high) != (0.0, 1.0):
@@ -190,7 +236,9 @@ class DeviceRecurrentModel:
         """``graph`` for these shapes, checked."""
         frames, out = self._graphs.frames, self._graphs.out
         if set(shapes.inputs) != set(graph.inputs):
-            raise FlashsrError(f"the engine reads {sorted(graph.inputs)}, expected {sorted(shapes.inputs)}; build it again")
+            raise FlashsrError(
+                f"the engine reads {sorted(graph.inputs)}, expected {sorted(shapes.inputs)}; build it again"
+            )
         prepared = graph.prepare(shapes.inputs)
         got = {name: tuple(shape) for name, shape in prepared.outputs.items()}
         if got != shapes.outputs:

@@ -193,10 +193,12 @@ class DeviceStep:
         result = self._pipeline.submit(
             state,
             stages,
-            fill=lambda raw: self._fill(raw, inputs, plan),
-            in_bytes=self._input_bytes,
-            out_bytes=plan.emits * self.shape.out_frame_bytes,
-            unpack=self._unpacked,
+            give=lambda slot, uploader: slot.send(
+                uploader, self._input_bytes, lambda raw: self._fill(raw, inputs, plan)
+            ),
+            take=lambda slot, made, copier: slot.send(
+                made, copier, plan.emits * self.shape.out_frame_bytes, self._unpacked
+            ),
         )
         return result, state
 
@@ -399,9 +401,7 @@ class DeviceStep:
         """The address of a part of a step's inputs."""
         return self._pipeline.given(slot).address + self._offsets[name]
 
-    def _upscale(
-        self, stream: Stream, run: RunMemory, slot: int, frames: Sequence[int], out: int, kept: str
-    ) -> None:
+    def _upscale(self, stream: Stream, run: RunMemory, slot: int, frames: Sequence[int], out: int, kept: str) -> None:
         """Frames by their numbers in the plan, upscaled, one after the other at `out`.
 
         `kept` is what the run's state calls those that were read before this step.
@@ -415,9 +415,7 @@ class DeviceStep:
             else:
                 source, exact, place = self._given(slot, "frames"), self._given(slot, "exact"), first
             source, exact = source + place * low_bytes, exact + 4 * place
-            work = launches.resize(
-                self._resize, count, source, exact, self._row_tables, self._col_tables, out, scratch
-            )
+            work = launches.resize(self._resize, count, source, exact, self._row_tables, self._col_tables, out, scratch)
             self._run(stream, work)
             out += count * padded_bytes
 

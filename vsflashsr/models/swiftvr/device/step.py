@@ -144,10 +144,12 @@ class DeviceStep:
         result = self._pipeline.submit(
             state,
             stages,
-            fill=lambda raw: self._fill(raw, frames),
-            in_bytes=place.latents * self.shape.low_group_bytes,
-            out_bytes=place.latents * self.shape.padded_group_bytes,
-            unpack=lambda raw: self._unpacked(raw, place),
+            give=lambda given, uploader: given.send(
+                uploader, place.latents * self.shape.low_group_bytes, lambda raw: self._fill(raw, frames)
+            ),
+            take=lambda made, done, copier: made.send(
+                done, copier, place.latents * self.shape.padded_group_bytes, lambda raw: self._unpacked(raw, place)
+            ),
         )
         return result, state
 
