@@ -50,7 +50,8 @@ def main() -> None:
             for request in engine_requests(calls, target_without_gpu("tensorrt_rtx", (major, minor))):
                 plan = build_plan(request)
                 whole_seconds, whole_bytes = whole_seconds + plan.seconds, whole_bytes + len(plan.data)
-                print(f"{capability} {given.precision} {request.label}: {len(plan.data) / 1e6:.2f} MB in {plan.seconds:.1f} s")
+                size = f"{len(plan.data) / 1e6:.2f} MB in {plan.seconds:.1f} s"
+                print(f"{capability} {given.precision} {request.label}: {size}", flush=True)
             print(f"{capability} {given.precision} all: {whole_bytes / 1e6:.1f} MB in {whole_seconds:.1f} s", flush=True)
 
 
