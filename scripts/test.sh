@@ -3,7 +3,7 @@
 #
 # Usage: scripts/test.sh [--long] [PYTEST ARGUMENT...]
 #   --long                 the long tests too
-#   TEST_EXTRAS="A B"      extras that are installed if they can be (default: "train rtx webgpu openvino cluster jetpack"; train brings export);
+#   TEST_EXTRAS="A B"      extras that are installed if they can be (default: "train rtx webgpu openvino cluster jetpack qtgmc"; train brings export);
 #                          tests that need one that isn't there are skipped, with the reason
 #   PYTHON=PATH            the Python to make the environment from
 set -euo pipefail
@@ -15,7 +15,7 @@ need_programs x265 x264 SvtAv1EncApp ffmpeg mkvmerge
 
 setup_env test -e ".[samples]" --group test --group lint
 missing=()
-for extra in ${TEST_EXTRAS-train rtx webgpu openvino cluster jetpack}; do
+for extra in ${TEST_EXTRAS-train rtx webgpu openvino cluster jetpack qtgmc}; do
     optional "$extra" -e ".[$extra]" || missing+=("$extra")
 done
 enter_env

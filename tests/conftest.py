@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from .support.tiny import write_tiny_bundle
+# Tests start some hundred Pythons. Where none may keep its bytecode, each compiles the package and its runtimes anew: 3.3 CPU
+# seconds for an upscale of 20 tiny frames instead of 1.8 (2026-11-25). Here they keep it, in a folder that is no one else's.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parents[1] / ".cache" / "bytecode"))
+sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
+
+from .support.tiny import write_tiny_bundle  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 import vapoursynth as vs
 
 from vsflashsr import flashsr
-from vsflashsr.commands.pipe import upscale_stream
+from vsflashsr.commands.pipe import _behind, upscale_stream
 from vsflashsr.commands.window import FrameWindow
 from vsflashsr.errors import FlashsrError
+from vsflashsr.models.locate import builtin_names
 from vsflashsr.y4m import FRAME, Header, read_colour, read_header
 
 from ..support.clips import noise
@@ -319,3 +321,11 @@ def test_ffmpeg_writes_what_is_read_and_reads_what_is_written(pixels: str, tiny:
     assert raw == b"".join(frames)
     assert len(frames) == 3
     assert (header.width, header.height) == (128, 96)
+
+
+def test_docs_give_mpv_enough_frames_to_go_back() -> None:
+    """mpv fails where a script asks for a frame older than its buffer: at grid lines, where a preroll is read again."""
+    page = (Path(__file__).parents[2] / "docs" / "ffmpeg.md").read_text("utf-8")
+    said = re.search(r"buffered-frames=(\d+)", page)
+    assert said and "up to 18." in page
+    assert max(_behind({"model": name}) for name in builtin_names()) == 18 < int(said[1])

@@ -84,3 +84,9 @@ def test_display_size_never_shrinks_a_side() -> None:
 def test_broken_mastering_data_is_none() -> None:
     assert signal.from_props({**HDR10, "MasteringDisplayPrimariesX": [0.7]}).mastering is None
     assert isinstance(signal.from_props(HDR10).mastering, Mastering)
+
+
+def test_what_changes_from_frame_to_frame_is_named() -> None:
+    assert signal.not_carried(HDR10) is None
+    both = signal.not_carried({**HDR10, "HDR10Plus": b"", "DolbyVisionRPU": b""})
+    assert both is not None and both.startswith("Dolby Vision and HDR10+ metadata")

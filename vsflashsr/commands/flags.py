@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from ..encode.signal import Signal, ffmpeg_flags, from_props, svt_av1_flags, x264_flags, x265_flags
+from ..encode.signal import Signal, ffmpeg_flags, from_props, not_carried, svt_av1_flags, x264_flags, x265_flags
 from ..errors import FlashsrError
 from .host import core_messages
 from .source import script_output
@@ -48,11 +48,13 @@ def flags(
     if not script.is_file():
         raise FlashsrError(f"there is no script {str(script)!r}; give the path of a .vpy")
     with core_messages(), script_output(script, _variables(arg or ()), output).get_frame(0) as frame:
-        signal = from_props(frame.props)
+        signal, left_out = from_props(frame.props), not_carried(frame.props)
         coloured = frame.format.num_planes == 3
     options = _WORDS[encoder](signal)
     for lack in _lacks(signal, coloured=coloured):
         sys.stderr.write(f"vsflashsr: {lack}\n")
+    if left_out is not None:
+        sys.stderr.write(f"vsflashsr: not in these options: {left_out}\n")
     if options:
         # Not quoted: the shell doesn't take quotes out of $(...), and no option has a space in it.
         sys.stdout.write(f"{' '.join(options)}\n")

@@ -21,17 +21,14 @@ def open_clip(path: Path, variables: Mapping[str, str] | None = None) -> vs.Vide
     Raises:
         FlashsrError: there is no such file, no plugin for it, or no video in it.
     """
-    import vapoursynth as vs
+    from ..encode.source import check_pictures, open_video
 
     if not path.is_file():
         raise FlashsrError(f"there is no file {str(path)!r}; give the path of a video or a .vpy script")
     if path.suffix.lower() == ".vpy":
         return script_output(path, variables or {})
-    if not hasattr(vs.core, "bs"):
-        raise FlashsrError("files are read by the plugin bestsource, got none; pip install 'vsflashsr[samples]'")
-    clip = vs.core.bs.VideoSource(str(path), showprogress=False)
-    if clip.width == 0 or clip.num_frames == 0:
-        raise FlashsrError(f"{str(path)!r} changes its size or has no frame; give a file with one size")
+    clip: vs.VideoNode = open_video(path, showprogress=False)
+    check_pictures(clip, path)
     return clip
 
 

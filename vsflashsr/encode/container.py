@@ -50,6 +50,8 @@ class Container:
     end_s: float | None
     """The same for the file as a whole."""
     chapters: bool
+    dolby_vision: int | None
+    """Profile of the video's Dolby Vision; None: it has none."""
 
     @property
     def matroska(self) -> bool:
@@ -122,6 +124,9 @@ def parse(said: dict[str, Any], path: Path) -> Container:
         video_end_s=_video_end(raw[video.index], start),
         end_s=None if (whole := _number(described.get("duration"))) is None else start + whole,
         chapters=bool(said.get("chapters")),
+        dolby_vision=next(
+            (side["dv_profile"] for side in raw[video.index].get("side_data_list", []) if "dv_profile" in side), None
+        ),
     )
 
 

@@ -132,3 +132,4 @@ def _crew(
                 worker.process.stdin.close()
         for worker in crew:
             worker.end()
+        folder.sweep()

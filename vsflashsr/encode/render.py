@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import vapoursynth as vs
 
 _REPORT_S = 0.25
+_LEAST_RATE, _MOST_RATE = Fraction(1), Fraction(300)
+"""Frames a second that x265 takes; it "can't open" a stream of others. When each is shown, the container says anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def open_script(path: Path, variables: Mapping[str, Any]) -> Clips:
 def _plainly(error: Exception) -> str:
     """A script's error as a sentence."""
     text = " ".join(str(error).split()).removeprefix("flashsr: ")
+    if isinstance(error, ImportError) and error.name == "vsdeinterlace":
+        return 'QTGMC comes with vs-jetpack and its plugins, got none; pip install "vsflashsr[qtgmc]"'
     if isinstance(error, ImportError | AttributeError):
         return f"the script needs a plugin or package that isn't there, got {text}; pip install it (vsflashsr doctor lists them)"
     return text
@@ -222,7 +226,7 @@ def _header(plan: Plan, clip: vs.VideoNode) -> bytes:
         width=clip.width,
         height=clip.height,
         colour=Colour(None if grey else (shape.subsampling_w, shape.subsampling_h), shape.bits_per_sample),
-        rate=Fraction(*plan.rate),
+        rate=min(max(Fraction(*plan.rate), _LEAST_RATE), _MOST_RATE),
         aspect=None if plan.says.sample_aspect is None else Fraction(*plan.says.sample_aspect),
         interlacing="p",
         full_range=plan.says.full_range,

@@ -30,6 +30,8 @@ from .source import Source, examine
 from .timing import Timing
 from .work import Record, WorkFolder, write_durably
 
+_OWN_COLOURS = 5
+"""The Dolby Vision profile whose picture without its metadata is green and purple: IPT instead of YCbCr."""
 INCOMPLETE = 3
 """Exit status: the file is there, but something of the source is missing in it."""
 
@@ -202,6 +204,11 @@ def _model_hash(request: Request) -> str:
 
 def _make_plan(request: Request, container: Container, folder: WorkFolder) -> Plan:
     """Look at the source, decide everything, and try the script."""
+    if container.dolby_vision == _OWN_COLOURS:
+        raise FlashsrError(
+            "the video's colours are such as every player knows, got Dolby Vision profile 5, which only its own decoders "
+            "turn into a picture; convert it first, e.g. with ffmpeg's filter libplacebo"
+        )
     source = examine(request.input, container.video.index, container.rates, folder.index)
     encoder = ENCODERS[request.settings.encoder]
     treatment, order = recipe.treat(
@@ -332,6 +339,7 @@ def _remarks(
 ) -> list[str]:
     speed = f"{float(rate):.6g} a second" if timing.rate is not None else "variable rate"
     return [
+        *([] if source.not_carried is None else [f"left out: {source.not_carried}"]),
         f"source: {source.frames} frames {source.width}x{source.height} {source.format}",
         f"fields: {recipe.say_treatment(source.finding, made.treatment, request.deinterlace, single_rate=made.single_rate)}",
         recipe.say_colours(source, made.colours),

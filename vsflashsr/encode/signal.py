@@ -14,6 +14,8 @@ from ..colour_names import MATRIX, PRIMARIES, TRANSFER
 _FFMPEG_TRANSFER = {**TRANSFER, 4: "gamma22", 5: "gamma28", 9: "log", 10: "log_sqrt"}
 _FFMPEG_CHROMA = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 _UNSPECIFIED = 2
+_PER_FRAME = {"DolbyVisionRPU": "Dolby Vision", "HDR10Plus": "HDR10+"}
+"""bestsource's properties of what changes from frame to frame → its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,16 @@ def from_props(props: Mapping[str, Any]) -> Signal:
         mastering=_mastering(props),
         max_content_light=_number(props, "ContentLightLevelMax"),
         max_average_light=_number(props, "ContentLightLevelAverage"),
+    )
+
+
+def not_carried(props: Mapping[str, Any]) -> str | None:
+    """What of a frame's colours no encoder is told, in words; None: nothing."""
+    found = [name for prop, name in _PER_FRAME.items() if prop in props]
+    if not found:
+        return None
+    return (
+        f"{' and '.join(found)} metadata, made for the small picture, frame by frame; players show the picture beneath"
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import FlashsrError
 from . import fields, timing
-from .signal import Signal, from_props
+from .signal import Signal, from_props, not_carried
 
 _NO_TIMESTAMP = -(2**63)
 _LOOK_BACK = 48
@@ -40,6 +40,8 @@ class Source:
     timing: timing.Timing
     says: Signal
     """What the first frame says of itself."""
+    not_carried: str | None
+    """What of it is left out, in words."""
     flag: fields.FieldOrder | None
     """What most samples are flagged as."""
     finding: fields.Finding
@@ -56,21 +58,20 @@ def examine(path: Path, track: int, rates: Sequence[Fraction], index: Path) -> S
     """
     import vapoursynth as vs
 
-    if not hasattr(vs.core, "bs"):
-        raise FlashsrError(
-            "reading a file needs VapourSynth's plugin bestsource, got none; pip install vapoursynth-bestsource"
-        )
     with _quiet():
-        clip, stamps = _open(path, track, index)
-        _check(clip, path)
+        clip, stamps = _timed(path, track, index)
+        check_pictures(clip, path)
         frames = _decodable(clip, path)
         with clip.get_frame(0) as first:
-            says = from_props(first.props)
+            says, left_out = from_props(first.props), not_carried(first.props)
             flag = _flag(first.props)
 
         def luma(n: int) -> fields.Array:
-            with clip.get_frame(n) as frame:
-                return np.array(frame[0])
+            try:
+                with clip.get_frame(n) as frame:
+                    return np.array(frame[0])
+            except vs.Error:  # what can't be decoded has no vote; whoever wants to show it says so
+                return np.zeros((0, 0), np.uint8)
 
         evidence = fields.gather(frames, luma)
     assert clip.format is not None
@@ -85,41 +86,56 @@ def examine(path: Path, track: int, rates: Sequence[Fraction], index: Path) -> S
         lost=clip.num_frames - frames,
         timing=timing.from_starts(stamps[:frames], [*rates, clip.fps or Fraction(25)]),
         says=says,
+        not_carried=left_out,
         flag=flag,
         finding=fields.decide(evidence, flag),
     )
 
 
-def _open(path: Path, track: int, index: Path) -> tuple[Any, list[float | None]]:
-    """The clip, and when each frame is shown, in seconds."""
+def open_video(path: Path, **how: Any) -> Any:
+    """What ``bs.VideoSource(path, **how)`` gives.
+
+    Raises:
+        FlashsrError: bestsource is missing, or it can't decode the file.
+    """
     import vapoursynth as vs
 
-    where = {"source": str(path), "track": track, "cachemode": 4, "cachepath": str(index)}
-    file = index.with_name("source.timecodes")
+    if not hasattr(vs.core, "bs"):
+        raise FlashsrError(
+            "reading a file needs VapourSynth's plugin bestsource, got none; pip install vapoursynth-bestsource"
+        )
     try:
-        try:
-            clip = vs.core.bs.VideoSource(**where, timecodes=str(file))
-            return clip, timing.read_file(file.read_text("utf-8"))
-        except vs.Error as error:
-            if "timestamp" not in str(error):
-                raise
-            # Some frame has none. This way the core remarks on stderr that it doesn't know the values, and gives them all.
-            opened = vs.core.bs.VideoSource(**where, exporttimestamps=1)
-            base = Fraction(int(opened["timebasenum"]), int(opened["timebaseden"]))
-            return opened["clip"], [None if t == _NO_TIMESTAMP else float(t * base) for t in opened["timestamps"]]
+        return vs.core.bs.VideoSource(str(path), **how)
     except vs.Error as error:
-        raise FlashsrError(f"the input can be decoded, got {path} ({error}); give another file") from error
-    finally:
-        file.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())
+        raise FlashsrError(f"the input can be decoded, got {path} ({reason}); give another file") from error
 
 
-def _check(clip: Any, path: Path) -> None:
+def check_pictures(clip: Any, path: Path) -> None:
+    """Refuse a file without frames, or with frames of several sizes."""
     if clip.num_frames < 1:
         raise FlashsrError(f"the input's video has frames, got none in {path}; give another file")
     if clip.format is None or not clip.width or not clip.height:
         raise FlashsrError(
             f"the input's pictures have one size and format, got several in {path}; cut it where they change first"
         )
+
+
+def _timed(path: Path, track: int, index: Path) -> tuple[Any, list[float | None]]:
+    """The clip, and when each frame is shown, in seconds."""
+    where = {"track": track, "cachemode": 4, "cachepath": str(index)}
+    file = index.with_name("source.timecodes")
+    try:
+        return open_video(path, **where, timecodes=str(file)), timing.read_file(file.read_text("utf-8"))
+    except FlashsrError as error:
+        if "timestamp" not in str(error.__cause__):
+            raise
+        # Some frame has none. This way the core remarks on stderr that it doesn't know the values, and gives them all.
+        opened = open_video(path, **where, exporttimestamps=1)
+        base = Fraction(int(opened["timebasenum"]), int(opened["timebaseden"]))
+        return opened["clip"], [None if t == _NO_TIMESTAMP else float(t * base) for t in opened["timestamps"]]
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _decodable(clip: Any, path: Path) -> int:
