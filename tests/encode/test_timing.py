@@ -64,6 +64,7 @@ def test_doubling_puts_a_frame_into_each_gap(gaps: list[float]) -> None:
     assert len(twice.starts) == 2 * len(timing.starts)
     assert all(a < b for a, b in itertools.pairwise(twice.starts))
     assert twice.end == pytest.approx(timing.end)
+    assert twice.rate == (None if timing.rate is None else 2 * timing.rate)
 
 
 def test_a_part_has_its_own_end() -> None:

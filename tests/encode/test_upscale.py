@@ -211,15 +211,8 @@ def test_qtgmc(single_rate: bool, awkward: dict[str, Case], tiny: Path, tmp_path
     """It's called as it wants to be: what comes out are the moments that were woven into fields."""
     pytest.importorskip("vsdeinterlace", reason='QTGMC isn\'t installed: pip install "vsflashsr[qtgmc]"')
     source = awkward["interlaced.mpg"].make(tmp_path / "in.mpg")
-    options = [
-        "--model",
-        tiny,
-        "--strength",
-        "0",
-        "--deinterlace",
-        "qtgmc",
-        *(["--single-rate"] if single_rate else []),
-    ]
+    options = ["--model", str(tiny), "--strength", "0", "--deinterlace", "qtgmc"]
+    options += ["--single-rate"] if single_rate else []
     done = upscale(source, tmp_path / "out.mkv", *options, *FFV1)
     assert done.returncode == 0, done.stderr
     assert "deinterlaced by QTGMC" in done.stderr
