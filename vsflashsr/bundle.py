@@ -193,8 +193,8 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = _read_manifest(where, folder)
     _check_files(where, folder, manifest.files)
     for scale in manifest.scales.values():
-        for name in filter(None, (scale.step, scale.first)):
-            if name not in manifest.files:
+        for name in (scale.step, scale.first):
+            if name is not None and name not in manifest.files:
                 raise FlashsrError(f"{where}: {name[:100]!r} has no sha256 under 'files'; export the bundle again")
     return Bundle(
         folder=folder,

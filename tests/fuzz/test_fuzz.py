@@ -20,6 +20,15 @@ def test_hostile_input_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> No
     assert counts(results)["refused"] > 100 or kind == "engine"
 
 
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [("manifest", 10038), ("manifest", 10208), ("manifest", 10591), ("onnx", 10769)],
+    ids=["a state of another shape", "a schedule that the graph can't run", "an empty name", "a size's name that is no text"],
+)
+def test_what_the_long_run_found_stays_refused(kind: str, seed: int, tmp_path: Path) -> None:
+    assert [result.became for result in run(kind, 1, tmp_path, first=seed)] == ["refused"]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", COUNTS)

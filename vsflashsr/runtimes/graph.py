@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FlashsrError
+
 if TYPE_CHECKING:
     from ..gpu.device import Stream
 
@@ -71,6 +73,33 @@ class GraphCall:
     """Where the graph has its weights as inputs."""
     module: Callable[[str], DeviceGraph] | None = None
     """Loads the torch module that the graph was exported from on a device such as "cuda:0"; None: there is none."""
+
+
+def require_shapes(path: Path, declared: Mapping[str, Tensor], given: Mapping[str, Shape]) -> None:
+    """Can a graph's inputs have these shapes, by what it declares? A size that it names is the same wherever it stands.
+
+    Args:
+        path: of the graph, for the message.
+        declared: its inputs; those that aren't in ``given`` aren't looked at.
+        given: what it will be called with.
+
+    Raises:
+        FlashsrError: an input has other dimensions, another size where it is fixed, or two sizes for one name.
+    """
+    named: dict[str, int] = {}
+    for name, tensor in declared.items():
+        if name not in given:
+            continue
+        shape = given[name]
+        fits = len(tensor.shape) == len(shape)
+        for size, got in zip(tensor.shape, shape, strict=False):
+            wanted = named.setdefault(size, got) if isinstance(size, str) else size
+            fits &= wanted in (None, got)
+        if not fits:
+            raise FlashsrError(
+                f"the model {str(path)!r} takes {name!r} of shape {list(tensor.shape)}, "
+                f"bundle.json implies {list(shape)}; correct the bundle"
+            )
 
 
 class Value(Protocol):

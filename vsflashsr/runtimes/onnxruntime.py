@@ -30,11 +30,15 @@ _NUMPY = {
 
 
 def _tensor(where: str, arg: Any) -> Tensor:
-    if arg.type not in _NUMPY:
+    try:
+        name, kind, shape = arg.name, arg.type, tuple(arg.shape)
+    except UnicodeDecodeError as error:
         raise FlashsrError(
-            f"{where}: {arg.name!r} is of type {arg.type}; export the model with float32 or float16 tensors"
-        )
-    return Tensor(arg.name, tuple(arg.shape), np.dtype(_NUMPY[arg.type]))
+            f"{where} calls an input, an output or a size by what is no text ({error}); export or download it again"
+        ) from error
+    if kind not in _NUMPY:
+        raise FlashsrError(f"{where}: {name!r} is of type {kind}; export the model with float32 or float16 tensors")
+    return Tensor(name, shape, np.dtype(_NUMPY[kind]))
 
 
 class OnnxSession:

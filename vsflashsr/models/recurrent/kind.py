@@ -11,7 +11,7 @@ from ...arguments import Arguments
 from ...bundle import Bundle, ColorFix
 from ...geometry import padded
 from ...runtimes.backend import Backend, DeviceBackend, HostBackend
-from ...runtimes.graph import GraphCall, Shape, Shapes
+from ...runtimes.graph import GraphCall, Shape, Shapes, require_shapes
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, refuse_options
 from .device import DeviceGraphs, DeviceRecurrentModel
 from .host import FRAMES, NEXT, OUT, STATE, RecurrentModel
@@ -43,8 +43,13 @@ class RecurrentKind:
         return self._on_device(backend, size, tiles or 1)
 
     def _on_host(self, backend: HostBackend, size: Size) -> LoadedModel:
-        *first, step = backend.load(self.graphs(size))
-        return LoadedModel(RecurrentModel(self.bundle, self.scale, step, first[0] if first else None))
+        calls = self.graphs(size)
+        *first, step = graphs = backend.load(calls)
+        model = RecurrentModel(self.bundle, self.scale, step, first[0] if first else None)
+        for graph, call in zip(graphs, calls, strict=True):
+            for shapes in call.shapes:
+                require_shapes(graph.path, graph.inputs, shapes.inputs)
+        return LoadedModel(model)
 
     def _on_device(self, backend: DeviceBackend, size: Size, runs: int) -> LoadedModel:
         *first, step = backend.load(self.graphs(size))
