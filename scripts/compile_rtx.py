@@ -14,7 +14,6 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from trt_build.cli import main as trt_build
 from trt_build.random_checkpoint import (
     REALVIFORMER,
     REALVIFORMER_REDUCED,
@@ -22,6 +21,10 @@ from trt_build.random_checkpoint import (
     write_realviformer,
     write_swiftvr,
 )
+from trt_build.realviformer import export as realviformer
+from trt_build.realviformer.checkpoint import load_checkpoint as load_realviformer
+from trt_build.swiftvr import export as swiftvr
+from trt_build.swiftvr.checkpoint import load_checkpoint as load_swiftvr
 from vsflashsr.arguments import Arguments
 from vsflashsr.models.opening import graphs_ahead
 from vsflashsr.models.swiftvr.network.config import SwiftVRConfig
@@ -59,14 +62,13 @@ def _bundle(folder: Path, model: str, precision: str, *, reduced: bool) -> Path:
     """An export of random weights."""
     checkpoint, bundle = folder / "checkpoint", folder / model
     if model == "swiftvr":
-        published = SwiftVRConfig()
+        published = SWIFTVR_REDUCED if reduced else SwiftVRConfig()
         narrow = dataclasses.replace(published, dit=dataclasses.replace(published.dit, layers=2))
-        write_swiftvr(checkpoint, SWIFTVR_REDUCED if reduced else narrow)
+        write_swiftvr(checkpoint, narrow)
+        swiftvr.export_bundle(load_swiftvr(checkpoint, layers=2), bundle, precision=precision)
     else:
         write_realviformer(checkpoint, REALVIFORMER_REDUCED if reduced else REALVIFORMER)
-    arguments = ["--model", model, "--checkpoint", str(checkpoint), "--precision", precision, "--out", str(bundle)]
-    if trt_build(["export", *arguments]) != 0:
-        raise SystemExit(1)
+        realviformer.export_bundle(load_realviformer(checkpoint), bundle, precision=precision)
     return bundle
 
 

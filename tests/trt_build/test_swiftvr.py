@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,24 @@ def test_a_latent_grows_into_two_frames_as_published() -> None:
     folded = decoder_weights({"decoder.13.conv3d.weight": weight})["layers.13.conv.weight"]
     made = F.conv2d(x, folded).reshape(2, 3, 4, 5)
     torch.testing.assert_close(made, published)
+
+
+def test_a_model_of_the_published_width_has_all_layers_unless_it_is_said(tmp_path: Path) -> None:
+    """Where the last is missing altogether nothing else would tell. Fewer are for measuring."""
+    header = {
+        published_name(name): {"dtype": "F32", "shape": [3072], "data_offsets": [12288 * at, 12288 * at + 12288]}
+        for at, name in enumerate(["patch_embedding.bias", "blocks.1.norm3.bias"])
+    }
+    (tmp_path / "transformer").mkdir()
+    text = json.dumps(header).encode()
+    (tmp_path / DIT).write_bytes(struct.pack("<Q", len(text)) + text + bytes(2 * 12288))
+    for other in ("reae.safetensors", "prompt_embedding.safetensors"):
+        (tmp_path / other).write_bytes((small_folder() / other).read_bytes())
+    (tmp_path / "prompt_embedding.safetensors").unlink()
+    save_file({"prompt_emb": torch.zeros(1, 2, 4096)}, tmp_path / "prompt_embedding.safetensors")
+    for layers, count in ((None, 825), (2, 15 + 2 * 27)):
+        with pytest.raises(FlashsrError, match=f"of {count} tensors"):
+            load_checkpoint(tmp_path, layers=layers)
 
 
 def test_patches_and_back() -> None:

@@ -1,7 +1,7 @@
 """SwiftVR on this GPU: right at reduced size in float32, and its speed at the published width with random weights.
 
-The bundle is one of two layers that says it has thirty: the middle ones read the same file. Engines and torch do the same work
-for each layer whatever its weights are, and a gigabyte is written instead of nine.
+The bundle is one of three layers that says it has thirty: the middle ones read the same two files. Engines and torch do the same
+work for each layer whatever its weights are, and a gigabyte is written instead of nine.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ def measure(backend: Backend, found: dict[str, Any], small: Path, full: Path, se
 
 
 def random_bundle(folder: Path, config: SwiftVRConfig, precision: str, *, layers: int) -> Path:
-    """A bundle of so many layers, of which no more than two in the middle are written."""
+    """A bundle of so many layers, of which at most three are written: two in the middle, which the others are read from."""
     written = dataclasses.replace(config, dit=dataclasses.replace(config.dit, layers=min(3, layers)))
     write_swiftvr(folder / "checkpoint", written)
     bundle = folder / "bundle"
-    export_bundle(load_checkpoint(folder / "checkpoint"), bundle, precision=precision, name="swiftvr")
+    checkpoint = load_checkpoint(folder / "checkpoint", layers=written.dit.layers)
+    export_bundle(checkpoint, bundle, precision=precision, name="swiftvr")
     path = bundle / MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     section = manifest["swiftvr"]

@@ -116,12 +116,17 @@ def _renamed(name: str) -> str:
 
 
 def load_checkpoint(
-    folder: Path, *, head_dim: int | None = None, window: tuple[int, int] = (WINDOW, WINDOW)
+    folder: Path,
+    *,
+    head_dim: int | None = None,
+    window: tuple[int, int] = (WINDOW, WINDOW),
+    layers: int | None = None,
 ) -> Checkpoint:
     """Opens a folder with the published files, or LightX2V's with Wan's names, and checks every name, shape and dtype.
 
     Sizes are read off the shapes, but for those that are in none: ``head_dim`` (None: what config.json says, else 128), the
-    ``window``, and the epsilon of the norms (config.json).
+    ``window``, and the epsilon of the norms (config.json). A DiT of the published width has all the published layers, or else it
+    isn't whole; ``layers`` says how many it has where it was made with fewer on purpose.
 
     Raises:
         FlashsrError: naming the file, what differs, and what to do.
@@ -131,7 +136,7 @@ def load_checkpoint(
     files = {part: _find(folder, names) for part, names in (("dit", _DIT), ("reae", _REAE), ("prompt", _PROMPT))}
     dit, reae, prompt_file = (open_weights(path) for path in files.values())
     prompt = _prompt(prompt_file)
-    config = _sizes(folder, dit, reae, head_dim)
+    config = _sizes(folder, dit, reae, head_dim, layers)
     config = replace(config, dit=replace(config.dit, text_len=prompt.shape[0]), window=window)
     if prompt.shape[1] != config.dit.text_dim:
         raise FlashsrError(
@@ -167,7 +172,9 @@ def _prompt(file: WeightsFile) -> Tensor:
     return prompt[0] if prompt.ndim == 3 else prompt
 
 
-def _sizes(folder: Path, dit: WeightsFile, reae: WeightsFile, head_dim: int | None) -> SwiftVRConfig:
+def _sizes(
+    folder: Path, dit: WeightsFile, reae: WeightsFile, head_dim: int | None, layers: int | None
+) -> SwiftVRConfig:
     """Where a tensor is missing the published size stands, and the comparison names the tensor."""
     said = _said(folder)
 
@@ -189,7 +196,7 @@ def _sizes(folder: Path, dit: WeightsFile, reae: WeightsFile, head_dim: int | No
         dim=dim,
         heads=dim // own,
         head_dim=own,
-        layers=max(found, PUBLISHED_DIT.layers) if dim == PUBLISHED_DIT.dim else found,
+        layers=layers or (max(found, PUBLISHED_DIT.layers) if dim == PUBLISHED_DIT.dim else found),
         ffn=size(dit, "blocks.0.ffn.0.bias", 0, PUBLISHED_DIT.ffn),
         text_dim=size(dit, "text_embedding.0.weight", 1, PUBLISHED_DIT.text_dim),
         freq_dim=size(dit, "time_embedding.0.weight", 1, PUBLISHED_DIT.freq_dim),
