@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 av = pytest.importorskip("av")
 onnxruntime = pytest.importorskip("onnxruntime")
-from trt_build.builtin import command, data, degrade, motion, network, pages, shapes  # noqa: E402
+from trt_build.builtin import command, compact, data, degrade, motion, network, pages, shapes  # noqa: E402
 from trt_build.builtin.export import check_graph, export_graph, load  # noqa: E402
-from trt_build.builtin.graph import unfold  # noqa: E402
+from trt_build.builtin.graph import average, unfold, weights_of  # noqa: E402
 from trt_build.builtin.network import Net, NetConfig  # noqa: E402
 from trt_build.builtin.perceptual import luma_ssimulacra2  # noqa: E402
 from trt_build.builtin.train import TrainConfig, run_sequence  # noqa: E402
@@ -230,6 +230,43 @@ def test_graph_becomes_the_network_again(run: Path, tmp_path: Path) -> None:
     net, _ = load(run)
     export_graph(net, tmp_path / "x.onnx")
     assert check_graph(unfold(tmp_path / "x.onnx").fold(), tmp_path / "x.onnx") < 1e-5
+
+
+def test_average_of_graphs_is_the_network_of_their_mean_weights(run: Path, tmp_path: Path) -> None:
+    """And a run that is kept beside it goes on from there."""
+    torch.manual_seed(1)
+    export_graph(load(run)[0], tmp_path / "a.onnx")
+    export_graph(Net(NetConfig(2, channels=8, layers=2)).fold(), tmp_path / "b.onnx")
+    a, b = weights_of(tmp_path / "a.onnx"), weights_of(tmp_path / "b.onnx")
+    net = average([a, b], [1, 3])
+    export_graph(net, tmp_path / "c.onnx")
+    for name, weight in weights_of(tmp_path / "c.onnx").items():
+        assert torch.allclose(weight, 0.25 * a[name] + 0.75 * b[name], atol=1e-6)
+    compact.save(run, tmp_path / "c.pt", tmp_path / "c.onnx")
+    kept, again = compact.load(tmp_path / "c.pt"), Net(NetConfig(2, channels=8, layers=2))
+    assert kept is not None
+    again.load_state_dict(kept["weights"])
+    assert check_graph(again.fold(), tmp_path / "c.onnx") < 1e-5
+
+
+def test_compact_checkpoint_goes_on_where_the_run_was(clips: Path, run: Path, tmp_path: Path) -> None:
+    """The same weights, and paces that let the next step be nearly the one that the run would have made."""
+    compact.save(run, tmp_path / "small.pt")
+    assert (tmp_path / "small.pt").stat().st_size < 0.6 * run.stat().st_size
+    kept, whole = compact.load(tmp_path / "small.pt"), torch.load(run, weights_only=True)
+    assert kept is not None
+    moments = [v["exp_avg_sq"] for v in whole["optimizer"]["state"].values()]
+    for codes, moment in zip(kept["moments"].values(), moments, strict=True):
+        large = moment > 2.0**compact.LEAST
+        assert torch.allclose(compact.decode(codes)[large], moment[large], rtol=0.1)
+    steps = ("--single", "0", "--steps", "1", "--stop")
+    start = ["--start-from", str(tmp_path / "small.pt")]
+    before = weights(command.train(arguments(clips, tmp_path / "none", *start, "--rate", "0", *steps, "1")))
+    assert all(torch.equal(before[f"average.{k}"], v) for k, v in whole["average"].items())
+    after = weights(command.train(arguments(clips, tmp_path / "one", *start, *steps, "1")))
+    moved = max((after[k] - before[k]).abs().max().item() for k in whole["net"])
+    fresh = weights(command.train(arguments(clips, tmp_path / "graph", "--start-from", str(run), *steps, "1")))
+    assert 0 < moved < max((fresh[k] - before[k]).abs().max().item() for k in whole["net"])
 
 
 def test_luma_ssimulacra2_is_the_metric_of_a_grey_picture() -> None:

@@ -8,7 +8,11 @@ It trains in two phases: on single frames, in many small crops, then on sequence
 Clips may be of any size and format that PyAV reads; they should have no scene cut inside. Decoded and degraded
 versions are kept in --cache. A run that was interrupted goes on with --resume, to the same bytes as without the
 interruption (same machine, same --threads). Its folder holds `last.pt`, `single.pt` (as the
-first phase ended), `log.jsonl` and `curve.png`.
+first phase ended), `log.jsonl` and `curve.png`. What is shipped is trained on from the compact checkpoints
+in the repository's folder checkpoints/:
+
+    python -m trt_build.builtin --data CLIPS --scale 2 --out X2 --start-from checkpoints/builtin-x2.pt --single 0 \
+        --steps 1200 --sharpness 0.12 --compact checkpoints/builtin-x2.pt --export vsflashsr/bundles/builtin
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from . import compact
 from .data import Sampler, prepare, split
 from .export import check_graph, export_graph, load, write_bundle
 from .network import NetConfig
@@ -65,6 +70,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--channels", type=int, default=shape.channels)
     p.add_argument("--layers", type=int, default=shape.layers)
     p.add_argument("--export", type=Path, help="bundle folder to write the graph into at the end")
+    p.add_argument("--compact", type=Path, help="file to write the run into at the end, small enough for the repository")
     p.add_argument("--name", default="builtin", help="the bundle's name")
     return p.parse_args(arguments)
 
@@ -105,5 +111,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(a.threads)
     checkpoint = train(a)
+    if a.compact:
+        compact.save(checkpoint, a.compact)
     if a.export:
         export(checkpoint, a.export, a.name)

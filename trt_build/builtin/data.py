@@ -74,8 +74,8 @@ class Drawing:
     number: int
 
 
-def _source(source: Path | Drawing, frames: int, seed: int) -> Luma:
-    """A clip's luma: decoded from a file, or drawn."""
+def clip_luma(source: Path | Drawing, frames: int, seed: int) -> Luma:
+    """A clip's luma: decoded from a file (`frames` of it, at most), or drawn from `seed`."""
     if isinstance(source, Path):
         return decode(source, frames)
     return (page if source.kind == "page" else shapes)(np.random.default_rng([seed, source.number]))
@@ -90,7 +90,7 @@ def _prepare(source: Path | Drawing, cache: Path, scale: int, frames: int, seed:
     key = hashlib.sha256(text.encode()).hexdigest()[:10]
     high = cache / f"{name}-{key}.npy"
     if not high.exists():
-        _save(high, _source(source, frames, seed))
+        _save(high, clip_luma(source, frames, seed))
     low = tuple(cache / f"{name}-{key}-x{scale}-s{seed}-v{v}.npy" for v in range(VARIANTS))
     luma: Luma | None = None
     for variant, file in enumerate(low):
@@ -125,12 +125,17 @@ def source_of(name: str) -> str:
     return re.sub(r"_\d+$", "", name)
 
 
+def held_sources(sources: set[str]) -> set[str]:
+    """Those that are for validation only."""
+    ordered = sorted(sources)
+    return set(ordered[HOLD_OUT // 2 + 1 :: HOLD_OUT] or ordered[-1:])
+
+
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     """Training and validation clips, no source in both: of the drawn ones, one of each kind is held out; a single source serves
     both."""
     found, drawn = [c for c in clips if not c.drawn], [c for c in clips if c.drawn]
-    sources = sorted({source_of(c.name) for c in found})
-    kept_back = set(sources[HOLD_OUT // 2 + 1 :: HOLD_OUT] or sources[-1:])
+    kept_back = held_sources({source_of(c.name) for c in found})
     held = [c for c in found if source_of(c.name) in kept_back]
     half = len(drawn) // 2
     held += [drawn[half - 1], drawn[-1]] if half else []

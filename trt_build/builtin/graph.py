@@ -27,13 +27,18 @@ def config_of(weights: dict[str, Tensor]) -> NetConfig:
 
 
 def unfold(path: Path) -> Net:
-    """The network of a graph as it is trained: its answers are the graph's, its branches are new.
-
-    Of a convolution that was a sum only the sum is known: the wide branch begins at random, the direct one with what is
-    missing.
-    """
+    """The network of a graph as it is trained: its answers are the graph's, its branches are new (the wide one at random)."""
     weights = weights_of(path)
     net = Net(config_of(weights))
+    fit(net, weights)
+    return net
+
+
+def fit(net: Net, weights: dict[str, Tensor]) -> None:
+    """Give `net` the answers of a folded one of the same shape.
+
+    Of a convolution that is a sum of branches only the direct one changes: by what is missing to the sum.
+    """
     stem = cast(Stem, net.stem)
     with torch.no_grad():
         stem.luma.copy_(weights["stem.1.weight"][:, :1] / GAIN)
@@ -47,4 +52,11 @@ def unfold(path: Path) -> Net:
             folded = cast(FoldedConv, module)
             folded.direct.add_(weights[f"trunk.{n}.weight"] - folded.weight())
             folded.bias.copy_(weights[f"trunk.{n}.bias"])
-    return net
+
+
+def average(graphs: list[dict[str, Tensor]], shares: list[float]) -> Net:
+    """The folded network whose weights are the means, by `shares`, of those of graphs of one shape."""
+    net = Net(config_of(graphs[0]))
+    whole = sum(shares)
+    fit(net, {k: torch.stack([s / whole * g[k] for g, s in zip(graphs, shares, strict=True)]).sum(0) for k in graphs[0]})
+    return net.fold()

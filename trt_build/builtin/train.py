@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from . import compact
 from .data import Clip, Sampler, to_unit
 from .degrade import VARIANTS
 from .graph import unfold
@@ -202,9 +203,12 @@ class Trainer:
 
     def start_from(self, path: Path) -> None:
         """Take over the weights of a graph (.onnx), or the averaged ones of another run, where the shapes agree (x4 from x2:
-        all but the head)."""
+        all but the head); of a compact checkpoint of the same network, the optimizer's moments too."""
         if path.suffix == ".onnx":
             theirs = cast(dict[str, Tensor], unfold(path).state_dict())
+        elif kept := compact.load(path):
+            theirs = cast(dict[str, Tensor], kept["weights"])
+            compact.restore(self.optimizer, self.net, kept)
         else:
             theirs = cast(dict[str, Tensor], torch.load(path, map_location=self.device, weights_only=True)["average"])
         mine = self.net.state_dict()
