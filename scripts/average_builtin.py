@@ -10,6 +10,7 @@ a run, is kept as a checkpoint that gives the new graph's answers and can be tra
 from __future__ import annotations
 
 import argparse
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,12 @@ def main() -> None:
     export_graph(net, graph)
     print(f"{graph} equals torch within {check_graph(net, graph):.1e}")
     made_of = [
-        {"share": share, "of": f"{path.parent.name}/{path.name}"} for share, path in zip(shares, paths, strict=True)
+        {
+            "share": share,
+            "of": f"{path.parent.name}/{path.name}",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+        }
+        for share, path in zip(shares, paths, strict=True)
     ]
     about: dict[str, object] = {"average": made_of}
     if paths[-1].suffix == ".pt":

@@ -236,7 +236,12 @@ def test_average_of_graphs_is_the_network_of_their_mean_weights(run: Path, tmp_p
     """And a run that is kept beside it goes on from there."""
     torch.manual_seed(1)
     export_graph(load(run)[0], tmp_path / "a.onnx")
-    export_graph(Net(NetConfig(2, channels=8, layers=2)).fold(), tmp_path / "b.onnx")
+    other = Net(NetConfig(2, channels=8, layers=2)).fold()
+    for parameter in other.parameters():
+        if parameter.ndim == 1:
+            # Biases that are alike (all zero) would be one tensor of the graph.
+            torch.nn.init.normal_(parameter, std=0.1)
+    export_graph(other, tmp_path / "b.onnx")
     a, b = weights_of(tmp_path / "a.onnx"), weights_of(tmp_path / "b.onnx")
     net = average([a, b], [1, 3])
     export_graph(net, tmp_path / "c.onnx")
