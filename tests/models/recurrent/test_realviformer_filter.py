@@ -15,7 +15,9 @@ pytest.importorskip("torch", reason="the toy bundle is made by the exporter, whi
 import vapoursynth as vs
 
 from vsflashsr import flashsr
-from vsflashsr.runtimes.onnxruntime import OnnxSession
+from vsflashsr.arguments import Arguments
+from vsflashsr.models.opening import read_kind
+from vsflashsr.runtimes.onnxruntime import CpuBackend, OnnxSession
 
 from ...support.clips import read, rgb_clip
 from ...support.flashvsr_small import frames
@@ -90,3 +92,15 @@ flashsr(clip, scale=4, model={str(small_bundle())!r}, max_segment=12, preroll=4)
     linear = y4m(script)
     parts = [y4m(script, "-s", str(start), "-e", str(end)).frames for start, end in ((0, 13), (14, 29))]
     assert [frame for part in parts for frame in part] == linear.frames
+
+
+@pytest.mark.long
+def test_five_hundred_steps_take_no_more_memory_than_fifty() -> None:
+    psutil = pytest.importorskip("psutil")
+    model = read_kind(Arguments(model=small_bundle(), scale=4)).load(CpuBackend(1), (20, 24), tiles=None).model
+    picture = frames(1, 20, 24)[0]
+    state, used = None, []
+    for step in range(500):
+        _, state = model.step([picture], [step], state)
+        used.append(psutil.Process().memory_info().rss)
+    assert used[-1] - used[50] < 8 << 20
