@@ -83,7 +83,7 @@ def compare(source: Path, result: Path, case: Case, said: str) -> tuple[list[str
     wrong += [f"{key} {new.get(key)}" for key, value in case.expected if not alike(str(new.get(key)), value)]
     shape = f"{old['width']}x{old['height']} → {new['width']}x{new['height']} {new.get('sample_aspect_ratio', '')}"
     colours = "/".join(str(new.get(key, "-")) for key in ("pix_fmt", "color_range", "color_space", "color_transfer"))
-    length = f"{float(after['format']['duration']):.2f} s"
+    length = f"{float(after['format'].get('duration', 0)):.2f} s"  # of one frame ffprobe says none
     return [
         f"{frames_in} → {frames_out}", length, apart, " ".join(same) or "-", str(len(after["chapters"])), shape, colours,
         fields.split(";")[0],
