@@ -17,6 +17,7 @@ Picture = npt.NDArray[np.float32]
 STEP = np.float32(1 / 219)
 """A step of 8 bit; luma is 0..1 for 16..235."""
 PREROLL = 8
+"""Less than the bundles' 12, which real clips ask for."""
 BUNDLES = Path(vsflashsr.__file__).parent / "bundles"
 HEIGHT, WIDTH = 48, 64
 GRAPHS = [("builtin", 2), ("builtin", 4), ("builtin-hq", 2), ("builtin-hq", 4)]

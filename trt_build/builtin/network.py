@@ -31,7 +31,7 @@ STEP = 1 / 219
 NOVEL = 4.0
 """The trunk sees the memory whole where the picture moved by a quarter of a pixel, not at all where it moved by whole pixels or
 stood: there it has seen the same samples, and a trunk that sharpens by what it sharpened before takes far longer to settle than
-the 8 frames of preroll (text under noise of 0.7/255: 4.9/255 between a run begun there and a long one, with this 0.1)."""
+8 frames (text under noise of 0.7/255: 4.9/255 between a run begun there and a long one, with this 0.1)."""
 
 STILL = 25 / STEP
 """Where not one of 5x5 pixels has changed by a step of 8 bit, the picture stands."""
@@ -40,7 +40,7 @@ KEEP = 0.8
 """Most of the memory's part in a result. Moving it amplifies by 1.125 at most, so that what was remembered wrongly fades."""
 
 HOLD = 0.6
-"""The same where the picture stands: after the 8 frames of preroll 0.017 of any difference is left."""
+"""The same where the picture stands: after 8 frames 0.017, after the 12 of preroll 0.002, of any difference is left."""
 
 MARGIN = 0.2
 """How far a result may leave the range of the frame's 3x3 pixels around, as a part of that range. Lanczos leaves it by 0.10 at
