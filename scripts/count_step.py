@@ -41,7 +41,7 @@ PRODUCTS = (
     *("mm", "addmm", "bmm", "baddbmm", "convolution", "addmm_gelu", "convolution_relu"),
     *(f"ours: {name}" for name in ("attend", "cross_attend", "scores")),
 )
-ITEMS = {"fp32": 4, "i32": 4, "fp16": 2, "bf16": 2}
+ITEMS = {"fp32": 4, "i32": 4, "i64": 8, "fp16": 2, "bf16": 2}
 
 
 @dataclass
@@ -112,10 +112,12 @@ def moved_bytes(launch: Launch) -> int:
             return 4 * 16 * a["quarters"] * (a["rows"] * a["cols"] + (a["rows"] + 2) * (a["cols"] + 2))
         case "softmax":
             return 2 * 4 * x * a["keys"]
-        case "threshold":
-            return 4 * x * a["count"]
+        case "tally":
+            return 4 * y * a["count"]
         case "kept_lists":
             return 4 * x * y * a["keys"]
+        case "noise":
+            return 4 * 16 * a["latents"] * a["plane"]
         case "gather_latent":
             return 2 * 4 * a["rows"] * a["cols"] * 64 * a["words"]
         case "to_patches" | "from_patches":

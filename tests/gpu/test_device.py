@@ -184,7 +184,7 @@ def test_kernels_get_their_arguments_as_typed() -> None:
         (("i64", 2**63), "'i64', got"),
         (("p", -1), "'p', got -1"),
         (("i32", 1.5), "'i32', got 1.5"),
-        (("f16", 1), "is of kind 'f16'; use 'p', 'i32', 'i64' or 'f32'"),
+        (("f16", 1), "is of kind 'f16'; use 'p', 'i32', 'i64', 'f32' or 'map'"),
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused(arg: tuple[str, Any], what: str) -> None:

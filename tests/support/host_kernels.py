@@ -17,6 +17,7 @@ from vsflashsr.gpu.kernels.kernel import Launch
 from vsflashsr.models.flashvsr.host import attention, step
 from vsflashsr.models.flashvsr.host.attention import pooled
 from vsflashsr.models.flashvsr.kernels.table import MOMENT_PIXELS, NORM_EPS, kernels
+from vsflashsr.models.flashvsr.noise import latent_noise
 from vsflashsr.models.flashvsr.rope import rope_split, rotate
 from vsflashsr.models.flashvsr.windows import WINDOW_TOKENS, Grid, local_mask, window_order
 
@@ -61,6 +62,7 @@ def _scores(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: 
     )
     found = attention.scores(q, k, local_mask(Grid(a["rows"], a["cols"]), a["local_range"]))
     view(a["out"], found.size, _F4)[:] = found.ravel()
+    view(a["tallies"], 3 * heads * a["slices"] * 1024, _I4)[:] = 0
 
 
 def _softmax(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
@@ -68,15 +70,33 @@ def _softmax(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim:
     values[:] = attention.softmax(values)
 
 
-def _threshold(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
-    values = view(a["values"], grid[0] * a["count"], _F4).reshape(grid[0], -1)
-    view(a["out"], grid[0], _F4)[:] = attention.thresholds(values, a["rank"])
+def _resolved(tallies: NDArray[Any], rank: int, digits: int) -> NDArray[Any]:
+    """The first digits of the rank-th largest of each group, from tallies (3, groups, 1024)."""
+    found = np.zeros(tallies.shape[1], np.int64)
+    wanted = np.full(tallies.shape[1], rank)
+    for counted in tallies[:digits]:
+        reached = counted[:, ::-1].cumsum(axis=1)[:, ::-1]
+        chosen = (reached >= wanted[:, None]).sum(axis=1) - 1
+        wanted = wanted - np.where(np.arange(1024) > chosen[:, None], counted, 0).sum(axis=1)
+        found = found << 10 | chosen
+    return found
+
+
+def _tally(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    digit = a["digit"]
+    bits = view(a["values"], grid[1] * a["count"], _I4).reshape(grid[1], -1)
+    tallies = view(a["tallies"], 3 * grid[1] * 1024, _I4).reshape(3, grid[1], 1024)
+    top = bits >> (20 - 10 * digit)
+    for group, found in enumerate(_resolved(tallies, a["rank"], digit)):
+        tallies[digit, group] += np.bincount(top[group][top[group] >> 10 == found] & 1023, minlength=1024).astype(_I4)
 
 
 def _kept_lists(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     queries, keys, heads = a["queries"], a["keys"], grid[1]
     values = view(a["values"], heads * queries * keys, _F4).reshape(heads, queries, keys)
-    limits = view(a["thresholds"], heads * (queries // a["slice_windows"]), _F4).reshape(heads, -1)
+    groups = heads * (queries // a["slice_windows"])
+    tallies = view(a["tallies"], 3 * groups * 1024, _I4).reshape(3, groups, 1024)
+    limits = _resolved(tallies, a["rank"], 3).astype(_I4).view(_F4).reshape(heads, -1)
     lists = view(a["lists"], heads * queries * keys, _I4).reshape(heads, queries, keys)
     counts = view(a["counts"], heads * queries, _I4).reshape(heads, queries)
     for head in range(heads):
@@ -192,6 +212,12 @@ def _gather_latent(view: View, a: Values, grid: tuple[int, int, int], dtype: Any
     order = window_order(Grid(rows, cols), 1)
     own = np.flatnonzero(order < len(source))  # a slice's first latent
     into[own] = source[order[own]]
+
+
+def _noise(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
+    seed, *frames = (int(key) for key in view(a["keys"], 1 + a["latents"], np.int64))
+    made = np.stack([latent_noise(seed, frame, 1, a["plane"])[:, 0] for frame in frames], axis=1)
+    view(a["out"], made.size, _F4)[:] = made.ravel()
 
 
 def _patches(view: View, a: Values, grid: tuple[int, int, int]) -> tuple[Grid, NDArray[Any], NDArray[Any]]:
@@ -310,7 +336,7 @@ _KERNELS: dict[str, Callable[[View, Values, tuple[int, int, int], Any, int], Non
     "rotate": _rotate,
     "scores": _scores,
     "softmax": _softmax,
-    "threshold": _threshold,
+    "tally": _tally,
     "kept_lists": _kept_lists,
     "longest_first": _longest_first,
     "attend": _attend,
@@ -323,6 +349,7 @@ _KERNELS: dict[str, Callable[[View, Values, tuple[int, int, int], Any, int], Non
     "norm_silu": _norm_silu,
     "pad_maps": _pad_maps,
     "gather_latent": _gather_latent,
+    "noise": _noise,
     "to_patches": _to_patches,
     "from_patches": _from_patches,
     "resize_columns": _resize_columns,
@@ -341,6 +368,7 @@ def run_on_host(launch: Launch, view: View) -> None:
     """One launch; `view(address, count, dtype)` gives memory."""
     kernel = kernels()[launch.kernel]
     values = {name: int(value) for (name, _), (_, value) in zip(kernel.arguments, launch.args, strict=True)}
+    values["digit"] = int(kernel.constants.get("DIGIT") or 0)
     values["embedded"] = launch.kernel.endswith("embedded")
     dtype = next((_TYPES[part] for part in launch.kernel.split(".") if part in _TYPES), _F4)
     dim = int(kernel.constants.get("HEAD_DIM") or 0)

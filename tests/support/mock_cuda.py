@@ -838,6 +838,8 @@ class MockDriver:
                 args.append(int(value))
                 if value:
                     uses.append(self._memory.use(int(value), 1, writes=None))
+            elif ctype is None:
+                args.append(type(value).from_buffer_copy(value))  # a structure, taken as it is now
             else:
                 args.append(ctype(value).value)
         # Looked up when it runs would let a test replace the kernel of a captured graph by mistake.

@@ -296,3 +296,46 @@ def test_an_archive_has_all_that_a_bare_host_lacks(tmp_path: Path, monkeypatch: 
     assert not archive.exists()
     with pytest.raises(FlashsrError, match="nothing to pack in the folder"):
         pack.packed(archive, tmp_path, wheels)
+
+
+def test_flex_attention_is_given_our_lists() -> None:
+    """As whole blocks, whatever lies behind the kept ones. Uncompiled it ignores blocks: only the mask is seen."""
+    from trt_build.gpu_check import levers
+
+    heads, dim, queries, keys = 2, 16, 2, 3
+    q, k, v = (torch.randn(128 * n, heads * dim) for n in (queries, keys, keys))
+    counts = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)
+    lists = torch.full((heads, queries, keys), 99, dtype=torch.int32)
+    wanted = torch.zeros(1, heads, queries, keys, dtype=torch.int32)
+    for head, query, kept in ((0, 0, [0, 2]), (1, 0, [1]), (1, 1, [0, 1, 2])):
+        lists[head, query, : len(kept)] = torch.tensor(kept, dtype=torch.int32)
+        wanted[0, head, query, kept] = 1
+    query_, key, value, mask = levers.flex_attention_of(q, k, v, counts, lists)
+    assert torch.equal(mask.to_dense().to(torch.int32), wanted)
+    assert query_.shape == (1, heads, 256, dim) and key.shape == value.shape == (1, heads, 384, dim)
+    assert torch.equal(query_[0, 1, 5], q[5, dim:])
+
+
+def test_a_lever_that_is_wrong_fails_and_one_that_cannot_run_does_not() -> None:
+    from trt_build.gpu_check import levers
+
+    good, bad = {"error": 1e-4, "limit": 1e-2, "ms": 1.0}, {"error": 0.5, "limit": 1e-2}
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("no such thing\nhere")
+
+    left_out = levers.attempt(broken)
+    assert left_out == {"left_out": "RuntimeError: no such thing"}
+    assert levers.wrong({"today": {"ms": 1.0}, "good": good, "left out": left_out}) == []
+    assert levers.wrong({"bad": bad, "nan": {"error": math.nan, "limit": 1.0}, "good": good}) == ["bad", "nan"]
+
+
+def test_eight_bits_keep_the_largest_number_of_a_row() -> None:
+    from trt_build.gpu_check import levers
+
+    torch.manual_seed(0)
+    x = torch.randn(5, 64) * torch.tensor([1e-6, 1, 1e4, 0, 3])[:, None]
+    made, scale = levers.in_eight_bits(x)
+    back = made.float() * scale
+    assert ((back - x).abs().amax(1) <= x.abs().amax(1) * 2.0**-4 + 1e-20).all()
+    torch.testing.assert_close(back.abs().amax(1), x.abs().amax(1), rtol=1e-6, atol=0)

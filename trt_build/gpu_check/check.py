@@ -37,6 +37,7 @@ PARTS = {
     "filter_run": 150,
     "ceilings": 60,
     "speed": 240,
+    "levers": 90,
     "engines": 120,
     "swiftvr": 240,
     "realviformer": 180,

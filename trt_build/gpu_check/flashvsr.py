@@ -17,7 +17,7 @@ from vsflashsr.models.flashvsr.device.model import step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep, StepInputs, norms_left
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
-from vsflashsr.models.flashvsr.noise import step_noise
+from vsflashsr.models.flashvsr.noise import noise_frames
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.runtimes.graph import DeviceGraph, weights_bytes
 
@@ -50,11 +50,10 @@ def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int,
     step = DeviceStep(device, given.library, given.graphs, section, shape, captured=captured)
     random = np.random.default_rng(0)
     clip = [random.random((3, *low), dtype=np.float32) for _ in range(25)]
-    noise = {n: step_noise(0, range(n), shape.grid.height_px // 8, shape.grid.width_px // 8) for n in (25, 8)}
 
     def submit(state: RunState | None) -> tuple[Any, RunState]:
         count = 25 if state is None else 8
-        return step.submit(StepInputs(clip[:count], noise[count]), state)
+        return step.submit(StepInputs(clip[:count], 0, noise_frames(range(count))), state)
 
     result, state = submit(None)
     first = np.stack(list(result.fetch()))

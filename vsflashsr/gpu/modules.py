@@ -9,9 +9,11 @@ from typing import Any, Literal
 from ..errors import FlashsrError
 from . import driver
 from .handles import Handle, Handles
+from .tensor_map import TensorMap
 
-type Kind = Literal["p", "i32", "i64", "f32"]
-"""Of an argument: 64-bit pointer, integers, float."""
+type Kind = Literal["p", "i32", "i64", "f32", "map"]
+"""Of an argument: 64-bit pointer, integers, float, tensor map."""
+type Value = int | float | TensorMap
 
 # Kind -> C type, lowest and highest value. c_longlong, since c_long has 32 bits on Windows.
 _INTEGERS: dict[str, tuple[Any, int, int]] = {
@@ -94,18 +96,26 @@ class Kernel:
 
 
 def packed(
-    kernel: str, args: Sequence[tuple[str, int | float]]
-) -> tuple[tuple[int | float, ...], tuple[Any, ...]]:
+    kernel: str, args: Sequence[tuple[str, Value]]
+) -> tuple[tuple[Value, ...], tuple[Any, ...]]:
     """Arguments as ``cuLaunchKernel`` takes them: values, C types. Raises ``FlashsrError`` for a value out of range."""
-    values: list[int | float] = []
+    values: list[Value] = []
     types: list[Any] = []
     for place, (kind, value) in enumerate(args):
-        if kind == "f32":
+        if kind == "map":
+            if not isinstance(value, TensorMap):
+                raise FlashsrError(f"argument {place} of kernel {kernel!r} is of kind 'map', got {value!r}; pass a TensorMap")
+            values.append(value)
+            types.append(None)  # a structure, passed by value
+            continue
+        if kind == "f32" and not isinstance(value, TensorMap):
             values.append(float(value))
             types.append(ctypes.c_float)
             continue
         if kind not in _INTEGERS:
-            raise FlashsrError(f"argument {place} of kernel {kernel!r} is of kind {kind!r}; use 'p', 'i32', 'i64' or 'f32'")
+            raise FlashsrError(
+                f"argument {place} of kernel {kernel!r} is of kind {kind!r}; use 'p', 'i32', 'i64', 'f32' or 'map'"
+            )
         ctype, low, high = _INTEGERS[kind]
         if not isinstance(value, int) or not low <= value <= high:
             raise FlashsrError(f"argument {place} of kernel {kernel!r} is of kind {kind!r}, got {value!r}; pass {low}..{high}")

@@ -12,7 +12,7 @@ from .events import Event
 from .graphs import Graph
 from .handles import Handle, Handles
 from .memory import Buffer, HostBuffer, Part
-from .modules import Kernel, packed
+from .modules import Kernel, Value, packed
 
 
 class Stream(Handle):
@@ -72,7 +72,7 @@ class Stream(Handle):
         grid: tuple[int, int, int],
         threads: int,
         shared_bytes: int,
-        args: Sequence[tuple[str, int | float]],
+        args: Sequence[tuple[str, Value]],
     ) -> None:
         """Run a kernel.
 

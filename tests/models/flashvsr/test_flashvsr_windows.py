@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -109,3 +110,34 @@ def test_a_latent_has_the_same_noise_in_a_first_step_and_in_a_later_one() -> Non
     from_eight = step_noise(5, range(8, 33), 16, 16)
     assert from_eight.shape == (16, 6, 16, 16)
     assert (from_eight[:, 4:] == from_zero).all()
+
+
+def test_noise_is_normal() -> None:
+    """Moments, the distribution against the error function's, and no correlation of neighbours or of frames."""
+    noise = latent_noise(1, 2, 256, 256).astype(np.float64).ravel()
+    count = len(noise)
+    assert abs(noise.mean()) < 4 / count**0.5 and abs(noise.std() - 1) < 4 / (2 * count) ** 0.5
+    assert abs((noise**3).mean()) < 4 * (15 / count) ** 0.5 and abs((noise**4).mean() - 3) < 4 * (96 / count) ** 0.5
+    ordered = np.sort(noise)
+    expected = np.array([0.5 * math.erfc(-x / 2**0.5) for x in ordered[::997]])
+    assert np.abs(expected - (np.arange(count)[::997] + 0.5) / count).max() < 2 / count**0.5
+    other = latent_noise(1, 3, 256, 256).astype(np.float64).ravel()
+    for a, b in ((noise[:-1], noise[1:]), (noise[:-2], noise[2:]), (noise, other)):
+        assert abs((a * b).mean()) < 5 / count**0.5
+
+
+def test_the_words_are_philox_s() -> None:
+    """The published generator's known answers (Random123, kat_vectors: philox4x32 of 10 rounds)."""
+    from vsflashsr.models.flashvsr.noise import _philox
+
+    assert [int(word[0]) for word in _philox(0, 0, 1)] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+def test_the_compiled_noise_rounds_every_product() -> None:
+    """A fused multiply-add, or an approximate root, would be another bit here and there."""
+    pytest.importorskip("triton", reason="compiling needs Triton")
+    from vsflashsr.gpu.kernels.compile import compiled
+    from vsflashsr.models.flashvsr.kernels.table import KERNELS, kernels
+
+    ptx = compiled(KERNELS, kernels()["noise"], 86).ptx
+    assert "fma.rn" not in ptx and "sqrt.approx" not in ptx and "sqrt.rn" in ptx and "st.global.v4" in ptx

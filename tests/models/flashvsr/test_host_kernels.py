@@ -146,6 +146,8 @@ def layout_case() -> Case:
         "tokens": drawn(grid.slice_tokens // 2, 32).astype(np.float16),
         "windows": np.zeros((grid.slice_tokens, 32), np.float16),
         "latents": drawn(16, 2, 16, 32),
+        "keys": np.array([-3, 1 << 40, -(1 << 33) - 5], np.int64),
+        "noise": np.zeros((16, 2, 16, 32), np.float32),
         "patches": np.zeros((grid.slice_tokens, 64), np.float32),
         "back": np.zeros((2, 16, 16, 32), np.float32),
     }
@@ -155,6 +157,7 @@ def layout_case() -> Case:
         strides = {"frame_stride": 16 * plane, "channel_stride": plane}
         return [
             *(launches.gather_latent(at["tokens"], at["windows"], grid, latent, 64) for latent in range(2)),
+            launches.noise(at["keys"], at["noise"], grid, 1),
             launches.to_patches(at["latents"], at["patches"], grid, 1),
             launches.from_patches(at["patches"], at["back"], grid, 1, **strides),
         ]

@@ -13,6 +13,7 @@ from vsflashsr.models.flashvsr.host.step import from_patches, to_patches
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.kernels.launches import AxisTables, Planes, Resize
 from vsflashsr.models.flashvsr.kernels.tables import ResizeTable, resize_table
+from vsflashsr.models.flashvsr.noise import latent_noise, signed
 from vsflashsr.models.flashvsr.windows import Grid, window_order
 from vsflashsr.resample import coefficients, resize
 
@@ -183,3 +184,15 @@ def test_frames_without_colour_fix_are_cropped_and_clamped() -> None:
     case.made[1, 2, 5, 5] = np.nan
     run_launch(launches.finish(case.planes, case.made.ctypes.data, case.out.ctypes.data))
     np.testing.assert_array_equal(case.out, shown(case.cropped(case.made)), "NaN as well, so that it is noticed")
+
+
+@interpreted
+def test_the_device_draws_the_host_s_noise_to_the_bit() -> None:
+    """Any seed and frame, beyond 32 bits and below 0 too."""
+    grid = Grid(1, 2)
+    for seed, frames in ((0, (0, 1)), (-(2**63), (2**40 + 7, 2**32 - 1)), (2**63 + 5, (12, 3))):
+        keys = placed(np.array([signed(number) for number in (seed, *frames)], np.int64))
+        out = unset((16, 2, 16, 32))
+        run_launch(launches.noise(keys.ctypes.data, out.ctypes.data, grid, 1))
+        wanted = np.stack([latent_noise(seed, frame, 16, 32) for frame in frames], axis=1)
+        np.testing.assert_array_equal(out.view(np.uint32), wanted.view(np.uint32))

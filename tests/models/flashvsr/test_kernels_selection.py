@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from vsflashsr.gpu.kernels.kernel import Launch
 from vsflashsr.models.flashvsr.host.attention import AttentionPlan, kept_pairs
-from vsflashsr.models.flashvsr.kernels.launches import Attention, attention_scratch, select
+from vsflashsr.models.flashvsr.kernels.launches import Attention, attention_scratch, launch_of, select
+from vsflashsr.models.flashvsr.kernels.table import TALLY_VALUES
 from vsflashsr.models.flashvsr.windows import Grid, local_mask, pair_budget, topk_ratio
 
 from ...support.triton_host import interpreted, kept_by, placed, run_launch, run_launches, unset
@@ -150,12 +150,17 @@ def test_the_threshold_is_exact(count: int) -> None:
     values[0, random.random(count) < 0.2] = values[0, 0]
     near = np.float32(0.7).view(np.int32) + random.integers(0, 3, count)
     values[1, count // 2 :] = near.astype(np.int32).view(np.float32)[count // 2 :]
-    values, out = placed(values), unset((2,))
+    values[1] = np.minimum(values[1], 1)
+    values = placed(values)
     ordered = -np.sort(-values, axis=1)
     for rank in sorted({1, 2, count // 3 + 1, count // 2 + 1, count} & set(range(1, count + 1))):
-        args = (("p", values.ctypes.data), ("p", out.ctypes.data), ("i32", count), ("i32", rank))
-        run_launch(Launch("threshold", (2, 1, 1), args))
-        np.testing.assert_array_equal(out, ordered[:, rank - 1])
+        tallies, lists, counts = placed(np.zeros((3, 2, 1024), np.int32)), unset((2, count), np.int32), unset((2,), np.int32)
+        at = [array.ctypes.data for array in (values, tallies, lists, counts)]
+        for digit in range(3):
+            run_launch(launch_of(f"tally.{digit}", (-(-count // TALLY_VALUES), 2, 1), *at[:2], count, rank, 2))
+        run_launch(launch_of("kept_lists", (1, 2, 1), *at, 1, count, 1, rank))
+        for row, listed, kept, limit in zip(values, lists, counts, ordered[:, rank - 1], strict=True):
+            np.testing.assert_array_equal(listed[:kept], np.flatnonzero(row > limit))
 
 
 @pytest.mark.parametrize(

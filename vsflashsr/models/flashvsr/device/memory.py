@@ -133,7 +133,7 @@ def input_bytes(shape: StepShape) -> dict[str, int]:
     return {
         "frames": FIRST_READS * shape.low_frame_bytes,
         "exact": FIRST_READS * _FLOAT,
-        "noise": latents * shape.latent_bytes,
+        "keys": (1 + latents) * 8,
         "cosine": time,
         "sine": time,
     }
@@ -165,6 +165,7 @@ def work_bytes(shape: StepShape) -> dict[str, int]:
         "attended": tokens * row_bytes,
         "lq rows": (shape.grid.slice_tokens // SLICE_LATENTS) * row_bytes,
         "lq": tokens * row_bytes,
+        "noise": latents * shape.latent_bytes,
         "patches": tokens * PATCH_VALUES * _FLOAT,
         "made patches": tokens * PATCH_VALUES * _FLOAT,
         # Two of these: the decoder reads one while the next step's DiT fills the other.

@@ -1,4 +1,4 @@
-"""FlashVSR on a device as the filter's ``Model``: noise and numbers from the host, everything else there."""
+"""FlashVSR on a device as the filter's ``Model``: frames from the host, everything else there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ....geometry import Array, padded
 from ....gpu.pipeline import RunState
 from ....gpu.results import PendingFrame
 from ....model import ModelSpec
-from ..noise import step_noise
+from ..noise import noise_frames
 from ..options import Options
 from ..section import Section
 from ..windows import BLOCK_PX, Grid, pair_budget, topk_ratio
@@ -60,9 +60,8 @@ class DeviceFlashVSRModel:
     ) -> tuple[list[PendingFrame], RunState]:
         """See ``Model.step``: queued, not waited for."""
         shape = self._step.shape
-        noise = step_noise(self._seed, numbers, shape.grid.height_px // 8, shape.grid.width_px // 8)
         plan = self._step.plan(state)
-        result, state = self._step.submit(StepInputs(frames, noise), state)
+        result, state = self._step.submit(StepInputs(frames, self._seed, noise_frames(numbers)), state)
         return result.frames(plan.emits, shape.out_frame_bytes), state
 
     def state_bytes(self, state: RunState) -> int:

@@ -24,6 +24,7 @@ from ...wan.prepared import PreparedPiece
 from ..calls import StepOf, decoder_shapes, projector_shapes, token_shapes
 from ..kernels import launches
 from ..kernels.tables import resize_table, rotary_tables
+from ..noise import signed
 from ..plan import (
     CONTEXT_FRAMES,
     FIRST_EMITS,
@@ -50,8 +51,10 @@ class StepInputs:
 
     frames: Sequence[Array]
     """25 or 8 of (3, h, w), 0..1."""
-    noise: NDArray[np.float32]
-    """(16, 6 or 2, H/8, W/8)."""
+    seed: int
+    """Of the noise."""
+    noise_frames: Sequence[int]
+    """Whose noise it starts from: 6 or 2, of `noise.noise_frames`."""
 
 
 def _laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
@@ -219,10 +222,10 @@ class DeviceStep:
 
     def _fill(self, raw: NDArray[np.uint8], inputs: StepInputs, plan: StepPlan) -> None:
         cosine, sine = rotary_tables(self.shape.grid, self.shape.head_dim, plan.slices, plan.ring.latent)
-        parts = {
+        parts: dict[str, NDArray[Any]] = {
             "frames": np.stack(inputs.frames),
             "exact": np.array([on_grid(frame) for frame in inputs.frames], np.int32),
-            "noise": np.ascontiguousarray(inputs.noise),
+            "keys": np.array([signed(number) for number in (inputs.seed, *inputs.noise_frames)], np.int64),
             "cosine": cosine,
             "sine": sine,
         }
@@ -258,7 +261,9 @@ class DeviceStep:
         phase = self._phases[slices]
         scratch = self._dit_scratch.address
         patches = work["patches"].address
-        self._run(stream, [launches.to_patches(self._given(slot, "noise"), patches, shape.grid, slices)])
+        noise = work["noise"].address
+        self._run(stream, [launches.noise(self._given(slot, "keys"), noise, shape.grid, slices)])
+        self._run(stream, [launches.to_patches(noise, patches, shape.grid, slices)])
         attention = shape.attention(slices, place.seen)
         made = {"q": work["q"].address, "k": work["k"].address}
 

@@ -18,6 +18,7 @@ from .table import (
     GATHER_WORDS,
     HEAD_DIMS,
     MOMENT_PIXELS,
+    NOISE_QUADS,
     ORDER_ROWS,
     PATCH_TOKENS,
     PIXELS,
@@ -26,6 +27,9 @@ from .table import (
     ROW_TOKENS,
     SCORE_KEYS,
     SCORE_QUERIES,
+    TALLY_DIGITS,
+    TALLY_LEVELS,
+    TALLY_VALUES,
     kernels,
 )
 
@@ -109,7 +113,7 @@ class AttentionScratch:
     q: int
     q_means: int
     probabilities: int
-    thresholds: int
+    tallies: int
     lists: int
     counts: int
     order: int
@@ -124,7 +128,7 @@ def attention_scratch(shape: Attention) -> AttentionScratch:
         shape.queries * WINDOW_TOKENS * shape.dim * ITEM_BYTES[shape.dtype],
         shape.queries * shape.dim * 4,
         rows * shape.keys * 4,
-        shape.heads * shape.query_slices * 4,
+        TALLY_DIGITS * shape.heads * shape.query_slices * TALLY_LEVELS * 4,
         rows * shape.keys * 4,
         rows * 4,
         rows * 4,
@@ -225,9 +229,9 @@ def rms_scales(dtype: str, sources: tuple[int, ...], out: int, rows: int, dim: i
 
 
 def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tuple[Launch, ...]:
-    """From means to lists of kept windows: scores, softmax, threshold, lists, order."""
+    """From means to lists of kept windows: scores, softmax, tallies, lists, order."""
     at = attention_scratch(shape)
-    probabilities, thresholds = scratch + at.probabilities, scratch + at.thresholds
+    probabilities, tallies = scratch + at.probabilities, scratch + at.tallies
     lists, counts = scratch + at.lists, scratch + at.counts
     size = shape.grid.blocks
     return (
@@ -243,26 +247,33 @@ def select(shape: Attention, q_means: int, key_means: int, scratch: int) -> tupl
             shape.grid.rows,
             shape.grid.cols,
             shape.local_range,
+            tallies,
+            shape.query_slices,
         ),
         launch_of("softmax", (shape.heads * shape.queries, 1, 1), probabilities, shape.keys),
-        launch_of(
-            "threshold",
-            (shape.heads * shape.query_slices, 1, 1),
-            probabilities,
-            thresholds,
-            size * shape.keys,
-            shape.rank,
+        *(
+            launch_of(
+                f"tally.{digit}",
+                (ceil_div(size * shape.keys, TALLY_VALUES), shape.heads * shape.query_slices, 1),
+                probabilities,
+                tallies,
+                size * shape.keys,
+                shape.rank,
+                shape.heads * shape.query_slices,
+            )
+            for digit in range(TALLY_DIGITS)
         ),
         launch_of(
             "kept_lists",
             (shape.queries, shape.heads, 1),
             probabilities,
-            thresholds,
+            tallies,
             lists,
             counts,
             shape.queries,
             shape.keys,
             size,
+            shape.rank,
         ),
         launch_of(
             "longest_first",
@@ -319,6 +330,12 @@ def gather_latent(source: int, out: int, grid: Grid, latent: int, token_bytes: i
 def latent_values(grid: Grid) -> int:
     """Values of one channel of one latent: H/8 * W/8."""
     return grid.rows * grid.cols * 256
+
+
+def noise(keys: int, out: int, grid: Grid, slices: int) -> Launch:
+    """A seed and a frame for each latent, int64 → (16, 2 * slices, H/8, W/8) float32, the noise of `noise.latent_noise`."""
+    plane, latents = latent_values(grid), slices * SLICE_LATENTS
+    return launch_of("noise", (ceil_div(4 * plane, NOISE_QUADS), latents, 1), keys, out, latents, plane)
 
 
 def to_patches(

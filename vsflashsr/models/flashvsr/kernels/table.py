@@ -22,6 +22,8 @@ NORM_EPS = 1e-6
 
 SCORE_QUERIES, SCORE_KEYS = 32, 64
 ROW_TOKENS = 4
+NOISE_QUADS = 512
+TALLY_DIGITS, TALLY_LEVELS, TALLY_VALUES = 3, 1024, 2048
 CONDITION_COLS, FRAME_PIXELS, CLIP_COLS, MAP_COLS, MAP_WORDS = 16, 1024, 8, 4, 1024
 ORDER_ROWS = 64
 GATHER_TOKENS, GATHER_WORDS = 16, 256
@@ -44,7 +46,9 @@ def tuning(kernel: Kernel, capability: int) -> Tuning:
                 return Tuning(8, 1, {"BLOCK_N": 16})
             # Three stages of keys and values: 224 KB with whole windows, 96 KB with halves.
             return Tuning(8, 3, {"BLOCK_N": 128 if capability == 90 else 64})
-        case "scores" | "softmax" | "kept_lists" | "longest_first" | "merge_moments" | "gather_latent":
+        case "noise":
+            return Tuning(4, fused=False)
+        case "scores" | "softmax" | "tally" | "kept_lists" | "longest_first" | "merge_moments" | "gather_latent":
             return Tuning(4)
     return Tuning(8)
 
@@ -61,7 +65,9 @@ def _kernels() -> Iterator[Kernel]:
             f"scores.d{head_dim}",
             "selection",
             "scores",
-            arguments_of("q_mean *fp32, k_mean *fp32, out *fp32, heads, queries, keys, rows, cols, local_range"),
+            arguments_of(
+                "q_mean *fp32, k_mean *fp32, out *fp32, heads, queries, keys, rows, cols, local_range, tallies *i32, slices"
+            ),
             {
                 "SCALE": 1 / math.sqrt(head_dim),
                 "HEAD_DIM": head_dim,
@@ -112,14 +118,19 @@ def _kernels() -> Iterator[Kernel]:
     yield from _row_kernels()
     yield from _map_kernels()
     yield Kernel("softmax", "selection", "softmax", arguments_of("values *fp32, keys"), {"BLOCK": 1024})
-    yield Kernel(
-        "threshold", "selection", "threshold", arguments_of("values *fp32, out *fp32, count, rank"), {"BLOCK": 4096}
-    )
+    for digit in range(TALLY_DIGITS):
+        yield Kernel(
+            f"tally.{digit}",
+            "selection",
+            "tally",
+            arguments_of("values *fp32, tallies *i32, count, rank, groups"),
+            {"DIGIT": digit, "BLOCK": TALLY_VALUES},
+        )
     yield Kernel(
         "kept_lists",
         "selection",
         "kept_lists",
-        arguments_of("values *fp32, thresholds *fp32, lists *i32, counts *i32, queries, keys, slice_windows"),
+        arguments_of("values *fp32, tallies *i32, lists *i32, counts *i32, queries, keys, slice_windows, rank"),
         {"BLOCK": 1024},
     )
     yield Kernel(
@@ -129,6 +140,7 @@ def _kernels() -> Iterator[Kernel]:
         arguments_of("counts *i32, order *i32, queries"),
         {"BLOCK": ORDER_ROWS},
     )
+    yield Kernel("noise", "noise", "noise", arguments_of("keys *i64, out *fp32, latents, plane i32/16"), {"BLOCK": NOISE_QUADS})
     yield Kernel(
         "gather_latent",
         "layout",

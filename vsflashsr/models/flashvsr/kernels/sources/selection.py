@@ -21,6 +21,8 @@ def scores(
     rows,
     cols,
     local_range,
+    tallies,
+    slices,
     SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -28,7 +30,8 @@ def scores(
 ):
     """q_mean (queries, heads, HEAD_DIM), k_mean (keys, heads, HEAD_DIM) -> out (heads, queries, keys), -inf where hidden.
 
-    Which window sees which depends on places in the slice alone. Grid: (cdiv(queries, BLOCK_Q), cdiv(keys, BLOCK_K), heads).
+    Which window sees which depends on places in the slice alone. Clears tallies (3, heads, slices, 1024) int32 for `tally`.
+    Grid: (cdiv(queries, BLOCK_Q), cdiv(keys, BLOCK_K), heads).
     """
     # A matrix product in exact float32 holds its operands in registers: a few channels at a time.
     CHANNELS: tl.constexpr = 16
@@ -49,6 +52,10 @@ def scores(
     right = (k_place % cols)[None, :] - (q_place % cols)[:, None] + local_range // 2
     visible = (down >= 0) & (down < local_range) & (right >= 0) & (right < local_range)
     at = out + (head * queries + query).to(tl.int64)[:, None] * keys + key[None, :]
+    program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    mine = tallies + head * slices * 3072 + tl.arange(0, 1024)
+    for start in range(program * 1024, slices * 3072, tl.num_programs(0) * tl.num_programs(1) * 1024):
+        tl.store(mine + start, tl.zeros((1024,), tl.int32))
     tl.store(
         at,
         tl.where(visible, product * SCALE, float("-inf")),
@@ -75,50 +82,63 @@ def softmax(values, keys, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def threshold(values, out, count, rank, BLOCK: tl.constexpr):
-    """values (groups, count), none negative -> out (groups,): the rank-th largest of each group, exactly. Grid: (groups,).
-
-    Floats that aren't negative are in the order of their bits, so eight bits at a time, from the top, are found by counting.
-    """
-    group = tl.program_id(0)
-    first = values + group.to(tl.int64) * count
-    lane = tl.arange(0, BLOCK)
-    level = tl.arange(0, 256)
+def _resolved(tallies, groups, group, rank, DIGITS: tl.constexpr):
+    """The first digits of the rank-th largest value of a group, as one number, and its rank among those that share them."""
+    level = tl.arange(0, 1024)
     found = 0
     wanted = rank
-    for digit in range(0, 4):
-        shift = 24 - 8 * digit
-        histogram = tl.zeros((256,), tl.int32)
-        for start in range(0, count, BLOCK):
-            bits = tl.load(first + start + lane, mask=start + lane < count, other=0.0).to(tl.int32, bitcast=True)
-            top = bits >> shift
-            histogram += tl.histogram(top & 255, 256, mask=(start + lane < count) & (top >> 8 == found))
-        reached = tl.cumsum(histogram, axis=0, reverse=True)
+    for digit in tl.static_range(DIGITS):
+        counted = tl.load(tallies + (digit * groups + group) * 1024 + level)
+        reached = tl.cumsum(counted, axis=0, reverse=True)
         chosen = tl.sum((reached >= wanted).to(tl.int32), axis=0) - 1
-        wanted = wanted - tl.sum(tl.where(level > chosen, histogram, 0), axis=0)
-        found = (found << 8) | chosen
-    tl.store(out + group, found.to(tl.float32, bitcast=True))
+        wanted = wanted - tl.sum(tl.where(level > chosen, counted, 0), axis=0)
+        found = (found << 10) | chosen
+    return found, wanted
+
+
+@triton.jit
+def tally(values, tallies, count, rank, groups, DIGIT: tl.constexpr, BLOCK: tl.constexpr):
+    """How often each value of a digit occurs among the values (groups, count) that share the digits before with the rank-th
+    largest of their group: added to tallies (3, groups, 1024) int32.
+
+    Values are from 0 to 1: floats in the order of their bits, of which the highest two are 0, so three digits of ten bits tell
+    them apart. Sums of integers: whichever program comes first. Grid: (cdiv(count, BLOCK), groups).
+    """
+    group = tl.program_id(1)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    first = values + group.to(tl.int64) * count
+    bits = tl.load(first + place, mask=place < count, other=0.0).to(tl.int32, bitcast=True)
+    found, _ = _resolved(tallies, groups, group, rank, DIGIT)
+    top = bits >> (20 - 10 * DIGIT)
+    counted = tl.histogram(top & 1023, 1024, mask=(place < count) & (top >> 10 == found))
+    into = tallies + (DIGIT * groups + group) * 1024 + tl.arange(0, 1024)
+    tl.atomic_add(into, counted, mask=counted > 0, sem="relaxed")
 
 
 @triton.jit
 def kept_lists(
     values,
-    thresholds,
+    tallies,
     lists,
     counts,
     queries,
     keys,
     slice_windows,
+    rank,
     BLOCK: tl.constexpr,
 ):
-    """values (heads, queries, keys), thresholds (heads, queries / slice_windows) -> for each row the keys strictly above.
+    """values (heads, queries, keys) -> for each row the keys strictly above the rank-th largest of its head and slice, exactly.
+
+    tallies: of all three digits, (3, heads * queries / slice_windows, 1024).
 
     lists (heads, queries, keys) int32: ascending, as many as counts (heads, queries) says, the rest untouched.
     Grid: (queries, heads).
     """
     query = tl.program_id(0)
     head = tl.program_id(1)
-    limit = tl.load(thresholds + head * (queries // slice_windows) + query // slice_windows)
+    slices = queries // slice_windows
+    found, _ = _resolved(tallies, tl.num_programs(1) * slices, head * slices + query // slice_windows, rank, 3)
+    limit = found.to(tl.float32, bitcast=True)
     row = head * queries + query
     first = row.to(tl.int64) * keys
     lane = tl.arange(0, BLOCK)
