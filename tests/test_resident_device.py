@@ -279,3 +279,27 @@ def test_ten_cores_after_each_other(tiny: Path, tmp_path: Path) -> None:
     found = run(CORES, tmp_path, tiny, head="")
     assert found["distinct"] == 1 and found["held"] == [{}] * 10, found
     assert found["files"][-1] <= found["files"][1], found
+
+
+def test_gpu_check_measures_this_and_says_what_is_missing(tmp_path: Path) -> None:
+    """On the mock: what it finds of copies and bytes; its speeds mean nothing here. Without Vulkan it is one sentence."""
+    found = run(
+        """
+from trt_build.gpu_check import resident
+from trt_build.gpu_check.settings import Settings
+gpu = ResidentGpu(folder / "engines")
+settings = Settings((), "fp16", 1, 1, folder / "engines")
+resident.require_vulkan()
+print(json.dumps(resident.report(resident.usable_backend(settings), settings, ((96, 128),), 12)))
+""",
+        tmp_path,
+    )
+    assert found["passed"] and found["backend"] == "tensorrt", found
+    ways = found["96p"]
+    assert ways["stays"]["bytes_per_frame"] == 0 and ways["same_bytes"]
+    assert ways["crosses"]["copies_per_frame"] == 2 and ways["host"]["copies_per_frame"] == 2
+    script = "from trt_build.gpu_check import resident; resident.require_vulkan()"
+    variables = {**environment(), "VK_DRIVER_FILES": "no such file", "VK_LOADER_LAYERS_DISABLE": "~all~"}
+    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=120, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode and "resident frames need a GPU with Vulkan 1.4 beside CUDA, got" in last, last
