@@ -756,3 +756,11 @@ def test_a_failure_anywhere_is_an_error_and_never_a_leak(error: str) -> None:
         called = mock.calls[n][0] if n < len(mock.calls) else "nothing"
         assert mock.alive == {}, f"call {n}, {called}"
     assert succeeded > 1
+
+
+def test_a_device_that_is_closed_leaves_another_model_s_alone() -> None:
+    """Garbage is collected in any thread, in the middle of another model's step too."""
+    with mock_device() as (device, _):
+        stream, other = device.stream(), Device()
+        other.close()
+        stream.synchronize()  # without make_current, as in the middle of a step

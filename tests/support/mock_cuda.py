@@ -592,6 +592,11 @@ class MockDriver:
             raise _Status(CUresult.CUDA_ERROR_INVALID_CONTEXT)
         self._retained -= 1
 
+    @_call(2, context=False)
+    def cuDevicePrimaryCtxGetState(self, device: Any) -> tuple[int, int]:
+        self._check_device(device)
+        return 0, int(self._retained > 0)
+
     @_call(context=False)
     def cuCtxSetCurrent(self, context: Any) -> None:
         if int(context) not in (0, self._context):

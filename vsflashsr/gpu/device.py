@@ -188,10 +188,13 @@ class Device:
                 attempt(thing.synchronize)
         for thing in things:
             attempt(thing.close)
-        # The context may end with the release: a thread isn't left with a dead one.
-        other = int(before[1]) if int(before[0]) == 0 and int(before[1]) != context else 0
-        attempt(lambda: driver.check(api.cuCtxSetCurrent(other), "leave the GPU in this thread"))
         attempt(lambda: driver.check(api.cuDevicePrimaryCtxRelease(self._device), "let go of the GPU"))
+        # A thread isn't left with a context that has ended with the release; but another model may be at work with it in this
+        # very thread, where the garbage of one is collected in the middle of the other's step.
+        state = api.cuDevicePrimaryCtxGetState(self._device)
+        alive = int(state[0]) == 0 and bool(state[2])
+        other = int(before[1]) if int(before[0]) == 0 and (int(before[1]) != context or alive) else 0
+        attempt(lambda: driver.check(api.cuCtxSetCurrent(other), "leave the GPU in this thread"))
         # At the end of the process the driver may be gone before us; then nothing was left to free.
         errors = [e for e in errors if not (isinstance(e, driver.DriverError) and e.name == "CUDA_ERROR_DEINITIALIZED")]
         for error in errors[1:]:
