@@ -110,7 +110,7 @@ def test_anything_is_taken_or_refused(given_: dict[str, Any]) -> None:
     except FlashsrError as error:
         assert ", got " in str(error) and ";" in str(error)
     else:
-        assert 1 < found.scale <= 4 and 0 <= found.strength <= 1
+        assert 1 <= found.scale <= 4 and 0 <= found.strength <= 1
         assert found.scene_change in (True, False)
 
 
