@@ -59,7 +59,7 @@ class Stay:
 def stay(model: Model[Any], plugin: vs.Plugin, *, fixed: bool) -> Stay | None:
     """How frames of a resident clip stay on the GPU; None: they cross the bus before and after the model.
 
-    One line in the log says why they do, unless the model works on the host.
+    One line in the log says why they do.
 
     Args:
         model: what reads and makes them.
@@ -67,10 +67,10 @@ def stay(model: Model[Any], plugin: vs.Plugin, *, fixed: bool) -> Stay | None:
         fixed: are colours fixed on the host?
     """
     if not isinstance(model, OnDevice):
-        if model.spec.in_flight > 1:
-            say(
-                "frames cross the bus before and after the model: this kind of model, or tiles, can't take them on the GPU yet"
-            )
+        say(
+            "frames cross the bus before and after the model: it works on the CPU or in tiles, or its kind can't take them on "
+            "the GPU yet"
+        )
         return None
     try:
         if fixed:

@@ -327,5 +327,5 @@ def test_docs_give_mpv_enough_frames_to_go_back() -> None:
     """mpv fails where a script asks for a frame older than its buffer: at grid lines, where a preroll is read again."""
     page = (Path(__file__).parents[2] / "docs" / "ffmpeg.md").read_text("utf-8")
     said = re.search(r"buffered-frames=(\d+)", page)
-    assert said and "up to 18." in page
-    assert max(_behind({"model": name}) for name in builtin_names()) == 18 < int(said[1])
+    assert said and "up to 22." in page
+    assert max(_behind({"model": name}) for name in builtin_names()) == 22 < int(said[1])
