@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 import vsflashsr
@@ -72,6 +71,8 @@ def lanczos(scale: int) -> Upscaler:
 
 def graph(path: Path, scale: int) -> Upscaler:
     """One of ours, or one of single frames."""
+    import onnxruntime  # after the package, which keeps it from reporting home
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

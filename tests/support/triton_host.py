@@ -14,9 +14,11 @@ import functools
 import importlib
 import multiprocessing
 import os
+import sys
 import unittest.mock
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,10 @@ def _worker() -> ProcessPoolExecutor:
     # Not forked: the parent may have imported Triton, and has threads.
     # One thread for NumPy's products: the interpreter's are small, and threads that wait for each other on busy cores
     # took ten times as long (2026-11-22).
+    main = sys.modules["__main__"]
+    # vs-jetpack, once imported, says that a main module without a file is "<string>": a process can't be spawned from that.
+    if not Path(getattr(main, "__file__", None) or __file__).is_file():
+        del main.__file__
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     with unittest.mock.patch.dict(os.environ, {_CHOICE: "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}):
         pool.submit(int).result()
