@@ -150,7 +150,7 @@ print(json.dumps(result))
     )
     reasons = (
         "the model is on Mock GPU, VapourSynth's frames on llvmpipe",
-        "this kind of model, or tiles, can't take them on the GPU yet",
+        "it works on the CPU or in tiles, or its kind can't",
         "the colour fix of this model is made on the host",
     )
     for (resident, same, said), reason in zip(found, reasons, strict=True):
