@@ -18,14 +18,13 @@ from torch.nn import functional as F
 
 from ....gpu.device import Stream
 from ....runtimes.graph import Shape
-from ....runtimes.graph import Tensor as Declared
-from ....runtimes.torch import TorchWeights, declared, held_by
+from ....runtimes.torch import held_by
 from ...wan.network.loading import Types
 from ...wan.network.memory import MemoryBlock, TimeGrow
 from ...wan.network.precision import DTYPE_NAMES
 from ..kernels.channel_launches import CONDITION_CHANNELS, pack_condition, unpack_frame
 from .config import FRAMES_PER_LATENT
-from .place import KINDS, Place, Run
+from .place import KINDS, FusedGraph, Place, Run
 from .tcdecoder import MEMORY_BLOCKS, TCDecoder
 
 _GROWTHS = (("9", "10"), ("15", "16"), ("21", "22"))
@@ -116,7 +115,7 @@ class Forms(nn.Module):
         return made
 
 
-class FusedDecoder(TorchWeights):
+class FusedDecoder(FusedGraph):
     """A ``DeviceGraph``. Its memories are channels last in the step's buffers; nobody else reads them.
 
     Args:
@@ -128,11 +127,7 @@ class FusedDecoder(TorchWeights):
     def __init__(self, decoder: TCDecoder, inputs: Types, outputs: Types, place: Place) -> None:
         self.dtype, self.channels = decoder.dtype, decoder.channels
         self.forms = Forms(decoder)
-        super().__init__(self.forms, place.device)
-        self.place = place
-        self.types = dict([*inputs, *outputs])
-        self.inputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in inputs}
-        self.outputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in outputs}
+        super().__init__(self.forms, inputs, outputs, place)
 
     def prepare(self, shapes: Mapping[str, Shape]) -> PreparedFusedDecoder:
         """See ``DeviceGraph.prepare``."""

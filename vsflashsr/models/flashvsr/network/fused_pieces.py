@@ -16,18 +16,14 @@ from torch.nn import functional as F
 from ....errors import FlashsrError
 from ....gpu.device import Stream
 from ....runtimes.graph import Shape
-from ....runtimes.graph import Tensor as Declared
-from ....runtimes.torch import TorchWeights, declared
 from ...wan.network.loading import Types
 from ...wan.network.pieces import FirstPiece, LastPiece, MiddlePiece
 from ..kernels.launches import HeadNorms, rms_scales
 from ..kernels.table import HEAD_DIMS, MOST_DIM, NORM_EPS
 from ..kernels.token_launches import PROMPT_BLOCK, NormWeights, Prompt, Tokens, cross_attend, embed_norm, residual_norm
-from .place import KINDS, WORKSPACE_BYTES, Place, Run
+from .place import KINDS, WORKSPACE_BYTES, FusedGraph, Place, Run, laid_out
 
 type Piece = FirstPiece | MiddlePiece | LastPiece
-
-_ALIGNMENT_BYTES = 256
 
 
 def fits(piece: nn.Module) -> bool:
@@ -40,7 +36,7 @@ def fits(piece: nn.Module) -> bool:
     return dim <= MOST_DIM and dim % 16 == 0 and eps == {NORM_EPS} and (after is None or after.head_dim in HEAD_DIMS)
 
 
-class FusedPiece(TorchWeights):
+class FusedPiece(FusedGraph):
     """A ``DeviceGraph``.
 
     Args:
@@ -50,11 +46,8 @@ class FusedPiece(TorchWeights):
     """
 
     def __init__(self, piece: Piece, inputs: Types, outputs: Types, place: Place) -> None:
-        super().__init__(piece, place.device)
-        self.piece, self.place = piece, place
-        self.types = dict([*inputs, *outputs])
-        self.inputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in inputs}
-        self.outputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in outputs}
+        super().__init__(piece, inputs, outputs, place)
+        self.piece = piece
         if not isinstance(piece, FirstPiece):
             # The module keeps them as the exported graphs read them.
             after = piece.after
@@ -110,10 +103,7 @@ def _scratch(piece: Piece, rows: int, dim: int, item_bytes: int) -> _Scratch:
         own = rows * dim * 4
     elif isinstance(piece, FirstPiece):
         own = rows * piece.patch.in_features * item_bytes
-    offsets = [0]
-    for size in (rows * dim * item_bytes, rows * dim * item_bytes, rows * ffn * item_bytes, rows * 4, own):
-        offsets.append(offsets[-1] + -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
-    return _Scratch(*offsets)
+    return _Scratch(*laid_out((rows * dim * item_bytes, rows * dim * item_bytes, rows * ffn * item_bytes, rows * 4, own)))
 
 
 class PreparedFusedPiece:

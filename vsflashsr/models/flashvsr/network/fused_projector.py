@@ -14,17 +14,15 @@ from torch.nn import functional as F
 
 from ....gpu.device import Stream
 from ....runtimes.graph import Shape
-from ....runtimes.graph import Tensor as Declared
-from ....runtimes.torch import TorchWeights, declared, held_by
+from ....runtimes.torch import held_by
 from ...wan.network.loading import Types
 from ...wan.network.precision import DTYPE_NAMES
 from ..kernels.channel_launches import CLIP_CHANNELS, ChannelNorm, norm_silu, pack_clip, pad_maps
 from ..kernels.table import MOST_CHANNELS
 from .config import LQ_PATCH
-from .place import KINDS, Place, Run
+from .place import KINDS, FusedGraph, Place, Run, laid_out
 from .projector import Projector, ProjectorV1
 
-_ALIGNMENT_BYTES = 256
 _PAIR = 2
 """Maps of features that a call makes."""
 
@@ -35,7 +33,7 @@ def fits(projector: Projector) -> bool:
     return max(widths) <= MOST_CHANNELS and not any(width % 8 for width in widths)
 
 
-class FusedProjector(TorchWeights):
+class FusedProjector(FusedGraph):
     """A ``DeviceGraph``. Its context is channels last in the step's buffers; nobody else reads it.
 
     Args:
@@ -45,13 +43,10 @@ class FusedProjector(TorchWeights):
     """
 
     def __init__(self, projector: Projector, inputs: Types, outputs: Types, place: Place) -> None:
-        super().__init__(projector, place.device)
-        self.projector, self.place = projector, place
+        super().__init__(projector, inputs, outputs, place)
+        self.projector = projector
         self.own_past = isinstance(projector, ProjectorV1)
         """Is a clip its own left context (v1)?"""
-        self.types = dict([*inputs, *outputs])
-        self.inputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in inputs}
-        self.outputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in outputs}
         layers = (projector.conv1, projector.norm1), (projector.conv2, projector.norm2)
         self.norms = [(conv.bias.detach().float(), norm.gamma.detach().float().flatten()) for conv, norm in layers]
         self.weights_bytes += sum(tensor.nbytes for pair in self.norms for tensor in pair)
@@ -98,15 +93,13 @@ class PreparedFusedProjector:
         if "next2" in graph.outputs:
             self.outputs["next2"] = shapes["ctx2"]
         padded = (self._rows + 2) * (self._cols + 2)
-        offsets = [0]
-        for values in (
+        values = (
             _PAIR * padded * CLIP_CHANNELS,
             _PAIR * self._rows * self._cols * self._hidden,
             padded * 4 * self._hidden,
             self._rows * self._cols * self._width,
-        ):
-            offsets.append(offsets[-1] + -(-values * self._dtype.itemsize // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
-        self._offsets = _Scratch(*offsets)
+        )
+        self._offsets = _Scratch(*laid_out(count * self._dtype.itemsize for count in values))
         self.scratch_bytes = self._offsets.size_bytes
         self.held_bytes = 0
         if self._place.device.type == "cuda":

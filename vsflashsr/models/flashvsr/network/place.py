@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from ....gpu.kernels.kernel import Launch
 from ....runtimes.graph import Shape
-from ....runtimes.torch import exact_arithmetic, tensor_at
+from ....runtimes.graph import Tensor as Declared
+from ....runtimes.torch import TorchWeights, declared, exact_arithmetic, tensor_at
+from ...wan.network.loading import Types
 
 if TYPE_CHECKING:
     from ....gpu.device import Stream
@@ -25,6 +28,14 @@ KINDS: Mapping[torch.dtype, str] = {torch.float32: "fp32", torch.float16: "fp16"
 WORKSPACE_BYTES = 64 << 20
 """What torch holds for its products on one stream: two workspaces, of cuBLAS and of cuBLASLt, of at most 32 MiB each (torch's
 notes on CUDA, cuBLAS workspaces)."""
+
+
+_ALIGNMENT_BYTES = 256
+
+
+def laid_out(sizes: Iterable[int]) -> list[int]:
+    """Where parts of these sizes begin in one piece of memory, aligned, and what they take together."""
+    return [0, *accumulate(-(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for size in sizes)]
 
 
 class Place(Protocol):
@@ -88,3 +99,20 @@ class CudaPlace:
     def conv_relu(self, x: Tensor, weight: Tensor, bias: Tensor, added: Tensor, share: float) -> Tensor:
         """See ``Place``: one kernel of cuDNN's. Torch's own convolution adds the bias in a pass of its own."""
         return torch.cudnn_convolution_add_relu(x, weight, added, share, bias, (1, 1), (1, 1), (1, 1), 1)
+
+
+class FusedGraph(TorchWeights):
+    """What is alike in all ``DeviceGraph`` that run in a place.
+
+    Args:
+        module: with its weights.
+        inputs, outputs: (name, dtype) in order.
+        place: where it runs.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Types, outputs: Types, place: Place) -> None:
+        super().__init__(module, place.device)
+        self.place = place
+        self.types = dict([*inputs, *outputs])
+        self.inputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in inputs}
+        self.outputs: dict[str, Declared] = {name: declared(name, dtype) for name, dtype in outputs}
