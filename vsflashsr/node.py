@@ -11,20 +11,19 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import vapoursynth as vs
 
 from .errors import FlashsrError, printable
-from .frames import ClipSource, Sight, is_finite, to_array, to_frame
+from .frames import ClipSource, Sight, is_finite, require_finite, to_array, to_frame
 from .geometry import Array
-from .gpu.external import close_handle
-from .gpu.frames import FrameWork, KeptFrame
-from .gpu.imports import ExportedPlane
 from .model import Frame, Given, Model, fetched
-from .residency import Stay, stay
 from .stream import CausalStream, Done, Missing
+
+if TYPE_CHECKING:
+    from .staying import Stay
 
 type Fix = Callable[[Array, Array], Array]
 """Brings a finished frame's colours back to those of its input frame: (finished, input) → finished."""
@@ -66,7 +65,7 @@ def stream_node(
     scale = model.spec.scale
     core = vs.core
     resident = bool(clip.gpu_resident)
-    stays = stay(model, plugin, fixed=fix is not None) if resident else None
+    stays = _stay(model, plugin, fixed=fix is not None) if resident else None
     work = None if stays is None else stays.work
     source = ClipSource(clip.num_frames, find_cuts=find_cuts, check_finite=check_finite, work=work)
     requests = Requests(clip, source, model, preroll=preroll, max_segment=max_segment, fix=fix, stays=stays)
@@ -77,6 +76,13 @@ def stream_node(
     if not resident:
         return plugin.Stream(clip, *size, **functions)
     return core.std.GPUUpload(plugin.Stream(core.std.GPUDownload(clip), *size, **functions))
+
+
+def _stay(model: Model[Any], plugin: vs.Plugin, *, fixed: bool) -> Stay | None:
+    # Here, because a script whose clip isn't resident would begin 15 ms later (2026-11-25).
+    from .staying import stay
+
+    return stay(model, plugin, fixed=fixed)
 
 
 def native_plugin() -> vs.Plugin:
@@ -134,7 +140,7 @@ class Requests:
         self._core = vs.core.core
         self._format = clip.format
         self._model = model
-        # Frames on a device come only where the model takes them (``residency.stay``).
+        # Frames on a device come only where the model takes them (``staying.stay``).
         self._step = cast("Callable[[Sequence[Given], Sequence[int], Any], tuple[Sequence[Frame], Any]]", model.step)
         self._fix = fix
         self._stays = stays
@@ -213,27 +219,23 @@ class Requests:
 
     def deliver(self, n: int, ticket: int, timeline: int = 0, **planes: Any) -> Answer:
         """Output frame ``n``, which is finished, as VapourSynth's, or into the planes of a new one. The request ends."""
-        exported = _exported(planes)
-        try:
-            with self._lock:
-                finished = self._stream.result(n)
-                request = self._close(ticket)
-            assert finished is not None and request is not None, "a frame that is waited for is kept"
-            if isinstance(finished, KeptFrame):
-                _check_finite(finished.is_finite(), n)
-        except BaseException:
-            for plane in exported:
-                close_handle(plane.handle)
-            raise
         if self._stays is not None:
-            assert isinstance(finished, KeptFrame), "a model that takes frames on the device keeps them there"
-            return {"value": self._stays.work.deliver(finished, exported, timeline), **self._stays.imported}
+            return self._stays.deliver(n, lambda: self._finished(n, ticket)[0], planes, timeline)
+        finished, request = self._finished(n, ticket)
         array = fetched(finished)
-        _check_finite(is_finite(array), n)
+        require_finite(is_finite(array), n)
         if self._fix is not None:
             assert request.low is not None
             array = self._fix(array, request.low)
         return {"frame": to_frame(self._core, array, self._format)}
+
+    def _finished(self, n: int, ticket: int) -> tuple[Frame, _Request]:
+        """Output frame ``n``; the request ends."""
+        with self._lock:
+            finished = self._stream.result(n)
+            request = self._close(ticket)
+        assert finished is not None and request is not None, "a frame that is waited for is kept"
+        return finished, request
 
     def drop(self, n: int, ticket: int) -> Answer:
         """The request for output frame ``n`` has failed."""
@@ -258,7 +260,7 @@ class Requests:
         if self._stays is None:
             given: dict[int, Given] = {k: to_array(f) for k, f in pairs}
         else:
-            given = _imported(self._stays.work, pairs, _exported(planes))
+            given = self._stays.take(pairs, planes)
         return given, {k: self._source.look(k, f, given[k]) for k, f in pairs}
 
     def _note(self, sights: dict[int, Sight | None]) -> None:
@@ -283,34 +285,3 @@ def _answered(call: Callable[..., Answer]) -> Callable[..., Answer]:
         return {"error": f"flashsr: {said} (while making frame {n})"}
 
     return answered
-
-
-def _exported(planes: dict[str, Any]) -> list[ExportedPlane]:
-    """Planes as the plugin describes them, frame by frame."""
-    # A single value comes without its list.
-    columns = {name: [values] if isinstance(values, int) else values for name, values in planes.items()}
-    return [ExportedPlane(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-
-
-def _imported(
-    work: FrameWork, pairs: Sequence[tuple[int, vs.VideoFrame]], exported: Sequence[ExportedPlane]
-) -> dict[int, Given]:
-    """Resident frames, which stay where they are."""
-    found: dict[int, Given] = {}
-    left = list(exported)
-    try:
-        for k, f in pairs:
-            own, left = left[: f.format.num_planes], left[f.format.num_planes :]
-            found[k] = work.frame(own, (f.height, f.width), f)
-    finally:
-        for plane in left:
-            close_handle(plane.handle)
-    return found
-
-
-def _check_finite(fine: bool, n: int) -> None:
-    if not fine:
-        raise FlashsrError(
-            f"the model put out a value that is not finite (NaN or infinity) in frame {n}; "
-            "its weights are damaged or its precision is too low: get the bundle again, or use precision='fp32'"
-        )

@@ -6,13 +6,14 @@ Only in a process of its own (``test_resident_device.run``): what is put in plac
 from __future__ import annotations
 
 import sys
+import unittest.mock
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import vapoursynth as vs
 
-from vsflashsr import flashsr, node, residency
+from vsflashsr import flashsr, staying
 from vsflashsr.gpu import driver, frames, probe
 from vsflashsr.models.flashvsr import kind
 
@@ -51,11 +52,8 @@ class ResidentGpu:
 
     def crossing(self, clip: vs.VideoNode, scale: float = 2, **arguments: Any) -> vs.VideoNode:
         """The same, with the model's part on the host's side of the bus."""
-        setattr(node, "stay", lambda *_, **__: None)  # noqa: B010 (mypy wants it to be exported)
-        try:
+        with unittest.mock.patch.object(staying, "stay", lambda *_, **__: None):
             return self(clip, scale, **arguments)
-        finally:
-            setattr(node, "stay", residency.stay)  # noqa: B010
 
     @property
     def copies(self) -> dict[str, int]:

@@ -128,7 +128,7 @@ def _measured(
     module = Counting(driver.api())
     crossing: AbstractContextManager[object] = nullcontext()
     if way == "crosses":
-        crossing = mock.patch("vsflashsr.node.stay", lambda *_, **__: None)
+        crossing = mock.patch("vsflashsr.staying.stay", lambda *_, **__: None)
     with driver.use(module), crossing:
         clip = core.std.BlankClip(width=width // 2 + 16, height=height // 2, format=vs.YUV420P10, length=frames, keep=True)
         # Every frame differs, as far as the core can do that without a plugin.

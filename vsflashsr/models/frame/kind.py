@@ -14,7 +14,6 @@ from ...runtimes.graph import GraphCall, Shapes
 from ...runtimes.onnxruntime import open_session
 from ...schedule import Schedule
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, refuse_options
-from ..recurrent.device import DeviceGraphs, DeviceRecurrentModel
 from .host import FrameGraph, FrameModel, examine
 
 _ALONE = Schedule(1, 1, 1, 1)
@@ -54,6 +53,8 @@ class FrameKind:
         if backend.place == "host":
             (loaded,) = backend.load(self.graphs(size))
             return LoadedModel(FrameModel(loaded, graph, value_range))
+        from ..recurrent.device import DeviceGraphs, DeviceRecurrentModel  # what a script on the CPU needn't load
+
         (call,) = self.graphs(size)
         ((on_device,), (shapes,)) = backend.load([call]), call.shapes
         graphs = DeviceGraphs(on_device, shapes, None, shapes, graph.input, graph.output, value_range)

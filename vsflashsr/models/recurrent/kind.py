@@ -13,7 +13,6 @@ from ...geometry import padded
 from ...runtimes.backend import Backend, DeviceBackend, HostBackend
 from ...runtimes.graph import GraphCall, Shape, Shapes, require_shapes
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, refuse_options
-from .device import DeviceGraphs, DeviceRecurrentModel
 from .host import FRAMES, NEXT, OUT, STATE, RecurrentModel
 
 
@@ -52,6 +51,8 @@ class RecurrentKind:
         return LoadedModel(model)
 
     def _on_device(self, backend: DeviceBackend, size: Size, runs: int) -> LoadedModel:
+        from .device import DeviceGraphs, DeviceRecurrentModel  # what a script on the CPU needn't load
+
         *first, step = backend.load(self.graphs(size))
         cold, warm = self._shapes(size)
         graphs = DeviceGraphs(step, warm, first[0] if first else None, cold, FRAMES, OUT, self.bundle.value_range)
