@@ -192,7 +192,7 @@ print(json.dumps([result, files]))
     assert result == [True] * 39 and files[2] <= files[1], found
 
 
-@pytest.mark.parametrize("frames", [150, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("frames", [150, pytest.param(2000, marks=pytest.mark.long)])
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files in /proc")
 def test_nothing_is_left_behind(tiny: Path, tmp_path: Path, frames: int) -> None:
     """Files, imports, device memory, frames and the process's memory after many frames, with jumps; and at the end."""
@@ -205,12 +205,16 @@ clip = up(noise(50, 96, 64, vs.YUV420P8).std.Loop(100)[: {frames} + 1])
 def used():
     alive = gpu.mock.alive
     counts = [len(os.listdir("/proc/self/fd")), alive["imports"], alive["device memory"], core.vulkan_device_info["allocated"]]
-    return [*counts, psutil.Process().memory_info().rss]
+    # The device's memory counts as "allocated"; here its pages are files, mapped twice, and touched by degrees.
+    memory = psutil.Process().memory_info()
+    return [*counts, memory.rss - memory.shared]
 out, seen = gpu(clip, model=models[0]), []
 for n, f in enumerate(down(out).frames(close=True)):
     gpu.mock.calls.clear(), gpu.mock.ran.clear()
     if n % 40 == 7:
         down(out).get_frame(({frames} - n) // 2).close()
+    if n % 20 == 7:
+        core.clear_cache()  # 256 MB of frames may be in it, however low its limit; they come with jumps back
     if n in ({frames} // 2, {frames}):
         seen.append(used())
 del out
