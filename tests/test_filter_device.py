@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import vapoursynth as vs
 
 pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
-from vsflashsr import flashsr
+from vsflashsr import flashsr, node
+from vsflashsr import frames as frames_module
 from vsflashsr.gpu import budget, driver, probe
 from vsflashsr.gpu import device as device_module
 from vsflashsr.models.flashvsr import kind
+from vsflashsr.models.recurrent import device as recurrent_device
 
 from .support.clips import digest, noise, planes
 from .support.fake_tensorrt import FakeTensorRT
@@ -102,6 +105,44 @@ def test_single_frame_graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ha
                 pairs = zip(planes(out.get_frame(n)), planes(wanted.get_frame(n)), strict=True)
                 assert np.max([np.abs(a - b).max() for a, b in pairs]) < (2e-3 if half else 2e-6)
         del out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_halves_stay_halves_up_to_the_resizer_and_change_no_byte(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, channels: int
+) -> None:
+    """Whatever comes after the model, at its size or another."""
+    path = write_frame_graph(tmp_path / "x2.onnx", 2, half=True, channels=channels)
+    delivered: list[np.dtype[Any]] = []
+
+    def to_frame(core: vs.Core, array: Any, video_format: vs.VideoFormat) -> vs.VideoFrame:
+        delivered.append(array.dtype)
+        assert video_format.bits_per_sample == 8 * array.itemsize
+        return frames_module.to_frame(core, array, video_format)
+
+    monkeypatch.setattr(node, "to_frame", to_frame)
+    with gpu(monkeypatch, tmp_path) as card:
+        for video_format in (vs.YUV420P8, vs.YUV444P10, vs.RGB24, vs.RGBS, vs.GRAY16):
+            clip = noise(3, 46, 38, video_format)
+            for arguments in ({}, {"scale": 1.6}, {"strength": 0.5}):
+                found = []
+                for single in (False, True):
+                    with monkeypatch.context() as patch:
+                        if single:
+                            patch.setattr(
+                                recurrent_device, "replace", lambda spec, **new: replace(spec, **{**new, "half": False})
+                            )
+                        found.append(frames(card(clip, model=path, **arguments), [2, 0, 1]))
+                assert found[0] == found[1], (clip.format, arguments)
+    assert set(delivered) == {np.dtype(np.float16), np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_halves_that_are_not_finite_are_seen(bad: float) -> None:
+    fine = np.linspace(-65504, 65504, 60, dtype=np.float16).reshape(3, 4, 5)
+    assert frames_module.is_finite(fine)
+    fine[2, 1, 3] = bad
+    assert not frames_module.is_finite(fine)
 
 
 def test_engines_are_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

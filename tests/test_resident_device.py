@@ -18,6 +18,7 @@ pytest.importorskip("filelock", reason="needs the extra 'rtx'")
 
 from .support.lavapipe import lavapipe_environment
 from .support.pipe import environment
+from .support.tiny import write_frame_graph
 
 HEAD = """
 import gc, json, os, random, sys, time
@@ -84,6 +85,32 @@ print(json.dumps(result))
         tiny_25_21,
     )
     assert found == [True] * 16, found
+
+
+def test_a_model_of_halves_gives_resident_halves(tmp_path: Path) -> None:
+    """Half as much memory is written, and the resizer after it reads them."""
+    for channels in (1, 3):
+        write_frame_graph(tmp_path / f"{channels}.onnx", 2, half=True, channels=channels)
+    found = run(
+        """
+from vsflashsr import node
+gpu, bits, result = ResidentGpu(folder / "engines"), [], []
+stream = node.stream_node
+def spy(*rest, **named):
+    made = stream(*rest, **named)
+    bits.append(made.format.bits_per_sample)
+    return made
+from vsflashsr import filter
+filter.stream_node = spy
+for channels in (1, 3):
+    clip = up(noise(9, 50, 38, vs.YUV420P10))
+    arguments = dict(model=folder / f"{channels}.onnx", scale=2)
+    result += [digests(gpu(clip, **arguments)) == digests(gpu.crossing(clip, **arguments))]
+print(json.dumps([result, bits]))
+""",
+        tmp_path,
+    )
+    assert found == [[True, True], [16] * 4]
 
 
 def test_a_chain_of_filters_on_the_gpu_gives_the_host_path_s_bytes(tmp_path: Path) -> None:

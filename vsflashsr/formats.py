@@ -148,17 +148,23 @@ def from_model(
     """
     core = vs.core
     source = check_clip(clip)
-    if (made.width, made.height) != (width, height):
-        made = core.resize.Spline36(made, width, height)
     family = source.color_family
+    if (made.width, made.height) != (width, height):
+        made = core.resize.Spline36(core.resize.Point(made, format=_single(made)), width, height)
     if channels == "luma" and family == vs.YUV and target.color_family == vs.YUV:
         # The everyday case: luma and chroma meet in the target format, and chroma never passes through 4:4:4.
         grey = core.query_video_format(vs.GRAY, target.sample_type, target.bits_per_sample)
         luma = core.resize.Point(core.std.CopyFrameProps(made, clip), format=grey.id)
         chroma = core.resize.Spline36(clip, width, height, format=target.id)
         return retag(core.std.ShufflePlanes([luma, chroma, chroma], [0, 1, 2], vs.YUV), clip, target)
+    made = core.resize.Point(made, format=_single(made))
     whole = _in_source_family(made, clip, channels, source)
     return convert(core.std.CopyFrameProps(whole, clip), clip, target)
+
+
+def _single(made: vs.VideoNode) -> int:
+    """The format of a model's picture in single float: sums of halves round."""
+    return int(check_clip(made).replace(bits_per_sample=32).id)
 
 
 def _in_source_family(

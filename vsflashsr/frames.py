@@ -12,7 +12,7 @@ import vapoursynth as vs
 
 from . import scenes
 from .errors import FlashsrError
-from .geometry import Array
+from .geometry import Array, Made
 from .model import Given
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ _SIGHTS = 256
 """Thumbnails kept: a few kilobytes each."""
 _ANSWERS = 1 << 14
 """Answers about cuts kept; more than the frames between which any number of seeks in flight go back and forth."""
+
+
+_HALF_MAGNITUDE, _HALF_INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,13 @@ class ClipSource:
         return scenes.is_cut(earlier, previous, current)
 
 
-def is_finite(frame: Array) -> bool:
-    """Is every value? A sum passes NaN and infinity on, and costs 0.9 ms for 1920x1080 where isfinite costs 3."""
+def is_finite(frame: Made) -> bool:
+    """Is every value? A sum passes NaN and infinity on, and costs 0.9 ms for 1920x1080 where isfinite costs 3.
+
+    NumPy adds halves in software, 27 ms for 3840x2160: of them the bits are looked at, 3 ms (2026-11-25).
+    """
+    if frame.dtype == np.float16:
+        return bool((frame.view(np.uint16) & _HALF_MAGNITUDE).max() < _HALF_INFINITY)
     return bool(np.isfinite(frame.sum(dtype=np.float32)))
 
 
@@ -198,7 +206,7 @@ def to_array(f: vs.VideoFrame) -> Array:
     return planes[0][None] if len(planes) == 1 else np.stack(planes)
 
 
-def to_frame(core: vs.Core, array: Array, video_format: vs.VideoFormat) -> vs.VideoFrame:
+def to_frame(core: vs.Core, array: Made, video_format: vs.VideoFormat) -> vs.VideoFrame:
     """A new frame with the array's planes."""
     _, height, width = array.shape
     frame = core.create_video_frame(video_format, width, height)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 from .errors import FlashsrError
 
 type Array = NDArray[np.float32]
+type Made = NDArray[np.floating[Any]]
+"""What a model made: float32, or float16 where it computes no more (``ModelSpec.half``)."""
 """A frame: (C, h, w), float32, C = 1 (luma) or 3 (RGB), nominally 0..1."""
 
 
@@ -143,7 +147,7 @@ def _weights(plan: Tiling, scale: int) -> tuple[tuple[Array, ...], Array]:
     return tuple(weights), total
 
 
-def blend(parts: list[Array], plan: Tiling, scale: int) -> Array:
+def blend(parts: Sequence[Made], plan: Tiling, scale: int) -> Array:
     """Put the upscaled tiles (each ``scale`` times its tile) together, feathered where they overlap."""
     if len(parts) == 1:
         return parts[0][:, : plan.height * scale, : plan.width * scale]

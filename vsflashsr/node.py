@@ -44,7 +44,9 @@ def stream_node(
     fix: Fix | None = None,
     check_finite: bool = False,
 ) -> vs.VideoNode:
-    """What ``model`` makes of ``clip`` (GRAYS or RGBS, as the model reads it): same format and length, ``scale`` times the size.
+    """What ``model`` makes of ``clip`` (GRAYS or RGBS, as the model reads it): same length, ``scale`` times the size.
+
+    Its format is that of ``clip``, or GRAYH or RGBH where the model makes halves.
 
     Where the clip is resident on the GPU, so is the result. Frames don't leave the GPU where the model works on that same one and
     takes them there; else what the model reads and makes crosses the bus, and one line in the log says why.
@@ -70,12 +72,12 @@ def stream_node(
     source = ClipSource(clip.num_frames, find_cuts=find_cuts, check_finite=check_finite, work=work)
     requests = Requests(clip, source, model, preroll=preroll, max_segment=max_segment, fix=fix, stays=stays)
     size = clip.width * scale, clip.height * scale
-    functions = {name: _answered(getattr(requests, name)) for name in _FUNCTIONS}
+    arguments = {"half": requests.half, **{name: _answered(getattr(requests, name)) for name in _FUNCTIONS}}
     if stays is not None:
-        return plugin.GPUStream(clip, *size, wait=stays.waits, reserve=stays.reserved_bytes, **functions)
+        return plugin.GPUStream(clip, *size, wait=stays.waits, reserve=stays.reserved_bytes, **arguments)
     if not resident:
-        return plugin.Stream(clip, *size, **functions)
-    return core.std.GPUUpload(plugin.Stream(core.std.GPUDownload(clip), *size, **functions))
+        return plugin.Stream(clip, *size, **arguments)
+    return core.std.GPUUpload(plugin.Stream(core.std.GPUDownload(clip), *size, **arguments))
 
 
 def _stay(model: Model[Any], plugin: vs.Plugin, *, fixed: bool) -> Stay | None:
@@ -99,7 +101,8 @@ def native_plugin() -> vs.Plugin:
             f"the package's native part isn't there, got no core.vsflashsr.Stream; {_INSTALL} "
             "(there are binaries for Linux x86-64 and ARM64, Windows x86-64 and macOS ARM64)"
         ) from error
-    fits = {f"{name}:func" for name in _FUNCTIONS} <= set(signature.split(";")) and hasattr(plugin, "GPUStream")
+    wanted = {"half:int:opt", *(f"{name}:func" for name in _FUNCTIONS)}
+    fits = wanted <= set(signature.split(";")) and hasattr(plugin, "GPUStream")
     if not fits:
         raise FlashsrError(
             f"the package's native part is of another version, got Stream({signature}); {_INSTALL} again"
@@ -138,7 +141,9 @@ class Requests:
     ) -> None:
         assert clip.format is not None
         self._core = vs.core.core
-        self._format = clip.format
+        self.half = model.spec.half and fix is None
+        """Are the frames that are delivered in half float? Else in single."""
+        self._format = clip.format.replace(bits_per_sample=16) if self.half else clip.format
         self._model = model
         # Frames on a device come only where the model takes them (``staying.stay``).
         self._step = cast("Callable[[Sequence[Given], Sequence[int], Any], tuple[Sequence[Frame], Any]]", model.step)
@@ -226,7 +231,7 @@ class Requests:
         require_finite(is_finite(array), n)
         if self._fix is not None:
             assert request.low is not None
-            array = self._fix(array, request.low)
+            array = self._fix(array.astype(np.float32, copy=False), request.low)
         return {"frame": to_frame(self._core, array, self._format)}
 
     def _finished(self, n: int, ticket: int) -> tuple[Frame, _Request]:

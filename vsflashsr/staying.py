@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import vapoursynth as vs
 
 from .errors import FlashsrError
@@ -89,7 +90,8 @@ def stay(model: Model[Any], plugin: vs.Plugin, *, fixed: bool) -> Stay | None:
         kept = kept_frames(model.spec, max(schedule.first_emits, schedule.emits), model.kept_bytes)
         plan = MemoryPlan({"frames kept": kept * model.kept_bytes})
         plan.require(model.device.free_bytes(), "use a smaller model")
-        work = FrameWork(model.device, lambda semaphore: int(plugin.GPUSemaphore(semaphore)))
+        delivers = np.dtype(np.float16 if model.spec.half else np.float32)
+        work = FrameWork(model.device, lambda semaphore: int(plugin.GPUSemaphore(semaphore)), delivers)
     except FlashsrError as error:
         say(f"frames cross the bus before and after the model: {error}")
         return None

@@ -277,9 +277,9 @@ def _plane(view: View, a: Values, name: str, plane: int) -> NDArray[Any]:
     return np.lib.stride_tricks.as_strided(view(first, count, _F4), (a["height"], a["width"]), strides)
 
 
-def _packed(view: View, a: Values, name: str, plane: int) -> NDArray[Any]:
+def _packed(view: View, a: Values, name: str, plane: int, dtype: Any = _F4) -> NDArray[Any]:
     size = a["height"] * a["width"]
-    return view(a[name] + 4 * plane * size, size, _F4).reshape(a["height"], a["width"])
+    return view(a[name] + np.dtype(dtype).itemsize * plane * size, size, dtype).reshape(a["height"], a["width"])
 
 
 def _moments(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
@@ -306,12 +306,12 @@ def _adain(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: i
     wanted = view(a["wanted"], grid[1] * 2, _F4).reshape(-1, 2)
     for plane in range(grid[1]):
         made = (_plane(view, a, "made", plane) - own[plane, 0]) * (wanted[plane, 1] / own[plane, 1]) + wanted[plane, 0]
-        _packed(view, a, "out", plane)[:] = np.clip(made, -1, 1) * _F4(0.5) + _F4(0.5)
+        _packed(view, a, "out", plane, dtype)[:] = np.clip(made, -1, 1) * _F4(0.5) + _F4(0.5)
 
 
 def _finish(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     for plane in range(grid[1]):
-        _packed(view, a, "out", plane)[:] = np.clip(_plane(view, a, "made", plane) * _F4(0.5) + _F4(0.5), 0, 1)
+        _packed(view, a, "out", plane, dtype)[:] = np.clip(_plane(view, a, "made", plane) * _F4(0.5) + _F4(0.5), 0, 1)
 
 
 def _wavelet_difference(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
@@ -329,7 +329,7 @@ def _wavelet_blur(view: View, a: Values, grid: tuple[int, int, int], dtype: Any,
 def _wavelet_finish(view: View, a: Values, grid: tuple[int, int, int], dtype: Any, dim: int) -> None:
     for plane in range(grid[1]):
         made = np.clip(_packed(view, a, "low", plane) + _plane(view, a, "made", plane), -1, 1)
-        _packed(view, a, "out", plane)[:] = made * _F4(0.5) + _F4(0.5)
+        _packed(view, a, "out", plane, dtype)[:] = made * _F4(0.5) + _F4(0.5)
 
 
 _KERNELS: dict[str, Callable[[View, Values, tuple[int, int, int], Any, int], None]] = {
@@ -390,7 +390,7 @@ def _touched(launch: Launch) -> tuple[list[tuple[int, int]], list[tuple[int, int
             frames = launch.grid[2] * a["height"] * a["width"] * 4
             return [*reads, (a["source"], frames), (a["exact"], 4 * (launch.grid[2] // 3))], []
         case "adain" | "finish" | "wavelet_finish":
-            return reads, [(a["out"], launch.grid[1] * a["height"] * a["width"] * 4)]
+            return reads, [(a["out"], launch.grid[1] * a["height"] * a["width"] * (2 if launch.kernel.endswith("fp16") else 4))]
     return reads, []
 
 

@@ -17,7 +17,7 @@ from .mock_cuda import MockDriver
 
 type View = Callable[..., NDArray[Any]]
 type Range = tuple[int, int]
-_TYPES: dict[str, Any] = {"fp16": np.float16, "fp32": np.float32, "u8": np.uint8, "u16": np.uint16}
+_TYPES: dict[str, Any] = {"fp16": np.float16, "fp32": np.float32}
 
 
 def _plane(view: View, address: int, stride: int, height: int, width: int, dtype: Any) -> NDArray[Any]:
@@ -34,8 +34,6 @@ def move(view: View, types: list[str], a: dict[str, Any], checked: bool) -> None
         view(a["flag"], 1, np.int32)[0] = 1
     missing = ((0, a["rows"] - part.shape[0]), (0, a["columns"] - part.shape[1]))
     value = np.pad(part, missing, mode="edge") * np.float32(a["gain"]) + np.float32(a["lift"])
-    if types[1].startswith("u"):
-        value = np.rint(np.clip(value, 0, np.float32(a["highest"])))
     out[...] = value.astype(out.dtype)
 
 

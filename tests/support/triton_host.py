@@ -81,8 +81,7 @@ def run_launch(launch: Launch, kernels: KernelSet = KERNELS, **constants: int) -
     assert interpreting(), "TRITON_INTERPRET=1 has to be set before Triton is imported: mark the test @interpreted"
     kernel = kernels.kernels()[launch.kernel]
     types = {
-        "fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32, "i32": tl.int32, "i64": tl.int64,
-        "u8": tl.uint8, "u16": tl.uint16, "f32": tl.float32,
+        "fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32, "i32": tl.int32, "i64": tl.int64, "f32": tl.float32,
     }  # fmt: skip
     values: list[Any] = []
     # Given as the interpreter's own tensors: to find out the type of anything else it imports torch.

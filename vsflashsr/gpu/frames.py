@@ -112,13 +112,14 @@ class FrameWork:
     Args:
         device: where.
         export_timeline: a new handle of a semaphore of the other API.
+        delivers: what frames are delivered in, float32 or float16.
 
     Raises:
         FlashsrError: there are no kernels for the device.
     """
 
-    def __init__(self, device: Device, export_timeline: Callable[[int], int]) -> None:
-        self._device = device
+    def __init__(self, device: Device, export_timeline: Callable[[int], int], delivers: np.dtype[Any] = _FLOAT) -> None:
+        self._device, self._delivers = device, delivers
         self._library = KernelLibrary(device, PLANES)
         self.imports = Imports(device, export_timeline)
         self._looker, self._sender = device.stream(), device.stream()
@@ -200,7 +201,7 @@ class FrameWork:
         return frame
 
     def deliver(self, frame: KeptFrame, exported: Sequence[ExportedPlane], semaphore: int) -> int:
-        """Write a kept frame into the float32 planes of a new one.
+        """Write a kept frame into the planes of a new one.
 
         Args:
             exported: its planes; their handles are used up.
@@ -231,7 +232,7 @@ class FrameWork:
         wait_for(stream, target)
         stream.wait(frame.written)
         for source, plane in zip(frame.surfaces, target.planes, strict=True):
-            out = Surface(plane.address, plane.stride, _FLOAT)
+            out = Surface(plane.address, plane.stride, self._delivers)
             self.run(stream, move(source, out, frame.size, frame.size, frame.levels))
         stream.record(frame.read)
         stream.record(event)

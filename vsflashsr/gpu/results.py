@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..geometry import Array
+from ..geometry import Made
 from .device import Buffer, Device, Event, HostBuffer, Stream
 
-type Unpack = Callable[[NDArray[Any]], Sequence[Array]]
+type Unpack = Callable[[NDArray[Any]], Sequence[Made]]
 """Frames, each in memory of its own, from the bytes that came from the device."""
 
 
@@ -56,10 +56,10 @@ class StepResult:
 
     def __init__(self, device: Device, copied: Event, host: HostBuffer, size_bytes: int, unpack: Unpack) -> None:
         self._device, self._copied, self._host, self._size, self._unpack = device, copied, host, size_bytes, unpack
-        self._frames: Sequence[Array] | None = None
+        self._frames: Sequence[Made] | None = None
         self._fetching = threading.Lock()
 
-    def fetch(self) -> Sequence[Array]:
+    def fetch(self) -> Sequence[Made]:
         """Waits for the copy, once, and takes the frames out of the ring. From any thread.
 
         Whoever comes second waits for the first: the ring's memory is written again as soon as this returns.
@@ -82,6 +82,6 @@ class PendingFrame:
     def __init__(self, result: StepResult, index: int, nbytes: int) -> None:
         self._result, self._index, self.nbytes = result, index, nbytes
 
-    def array(self) -> Array:
+    def array(self) -> Made:
         """See ``models.Pending.array``."""
         return self._result.fetch()[self._index]

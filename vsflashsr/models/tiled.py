@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..geometry import Array, Tiling, blend, cut
 from ..model import Frame, Model, ModelSpec, fetched
@@ -30,7 +31,8 @@ class TiledModel[State]:
 
     @property
     def spec(self) -> ModelSpec:
-        return self._inner.spec
+        # Where tiles overlap, single floats come of halves.
+        return replace(self._inner.spec, half=False)
 
     def step(
         self, frames: Sequence[Array], numbers: Sequence[int], state: tuple[State, ...] | None

@@ -380,9 +380,11 @@ static void createFrames(const VSMap *in, VSMap *out, Place place, VSCore *core,
     d->made = d->info;
     d->made.width = vsapi->mapGetIntSaturated(in, "width", 0, NULL);
     d->made.height = vsapi->mapGetIntSaturated(in, "height", 0, NULL);
+    int missing;
+    if (vsapi->mapGetInt(in, "half", 0, &missing))
+        vsapi->queryVideoFormat(&d->made.format, d->info.format.colorFamily, stFloat, 16, 0, 0, core);
     if (place.gpu) {
         char error[512] = "";
-        int missing;
         d->reservation = place.gpu->reserveGPUMemory(core, vsapi->mapGetInt(in, "reserve", 0, &missing), error, sizeof(error));
         d->timeline = place.waits ? NULL : place.gpu->createGPUTimeline(core, error, sizeof(error));
         if (!d->reservation || (!d->timeline && !place.waits)) {
@@ -424,10 +426,10 @@ VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI
     vspapi->configPlugin("io.vsflashsr.stream", "vsflashsr", "Frames of a streaming model, requested and never waited for",
                          VS_MAKE_VERSION(1, 0), VAPOURSYNTH_API_VERSION, 0, plugin);
     vspapi->registerFunction("Stream",
-                             "clip:vnode;width:int;height:int;plan:func;take:func;step:func;deliver:func;drop:func;",
+                             "clip:vnode;width:int;height:int;half:int:opt;plan:func;take:func;step:func;deliver:func;drop:func;",
                              "clip:vnode;", createStream, NULL, plugin);
     vspapi->registerFunction("GPUStream",
-                             "clip:vnode:gpu;width:int;height:int;plan:func;take:func;step:func;deliver:func;drop:func;"
+                             "clip:vnode:gpu;width:int;height:int;half:int:opt;plan:func;take:func;step:func;deliver:func;drop:func;"
                              "wait:int;reserve:int;",
                              "clip:vnode:gpu;", createGPUStream, NULL, plugin);
     vspapi->registerFunction("GPUSemaphore", "semaphore:int;", "handle:int;", exportSemaphore, NULL, plugin);

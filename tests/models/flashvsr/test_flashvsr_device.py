@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.calls import StepOf
+from vsflashsr.models.flashvsr.device.memory import StepShape
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
 from vsflashsr.models.flashvsr.network.graphs import load_graph
@@ -146,3 +147,14 @@ def test_the_device_step_is_the_reference_step(
 def test_the_step_with_torch_between_our_kernels_is_the_reference_step() -> None:
     """Fused pieces work in memory that the step gives them, and leave the norms of q and k to the attention."""
     assert worst("tiny", "v1.1", {"sparse_ratio": 0.05}, 2, 2, exact=True, load=torch_graphs) < 1e-4
+
+
+@pytest.mark.parametrize("color_fix", ["adain", "wavelet", "none"])
+def test_finished_frames_are_halves_where_the_model_computes_no_more(
+    monkeypatch: pytest.MonkeyPatch, color_fix: str
+) -> None:
+    """All else stays as it is, so what differs from the reference is their rounding."""
+    changes = {"sparse_ratio": 0.05, "color_fix": color_fix}
+    assert step_shape(read_section("test", bundle("tiny", "v1.1").section), Options(), dtype="bf16", low=LOW, scale=4).half
+    monkeypatch.setattr(StepShape, "half", True)
+    assert 2e-5 < worst("tiny", "v1.1", changes, 1, 3, exact=True) < 2.0**-12 + 1e-4

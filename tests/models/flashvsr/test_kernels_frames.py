@@ -113,11 +113,11 @@ def test_frames_are_upscaled_and_padded(height: int, width: int, scale: int, mod
 class Frames:
     """Made frames and frames before, padded, and what the reference makes of their corner."""
 
-    def __init__(self, frames: int, height: int, width: int) -> None:
-        self.planes = Planes(frames * 3, height, width, -(-height // 128) * 128, -(-width // 128) * 128)
+    def __init__(self, frames: int, height: int, width: int, emitted: str = "fp32") -> None:
+        self.planes = Planes(frames * 3, height, width, -(-height // 128) * 128, -(-width // 128) * 128, emitted)
         shape = frames, 3, self.planes.padded_height, self.planes.padded_width
         self.made, self.before = placed(drawn(shape) * 0.5 + 0.2), placed(drawn(shape, 1) * 0.2 - 0.4)
-        self.out = unset((frames, 3, height, width))
+        self.out = unset((frames, 3, height, width), {"fp16": np.float16, "fp32": np.float32}[emitted])
 
     def cropped(self, frames: Array) -> npt.NDArray[np.float32]:
         out: npt.NDArray[np.float32] = frames[..., : self.planes.height, : self.planes.width]
@@ -130,10 +130,14 @@ def shown(frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return out
 
 
+TO_RIGHT = {"fp32": 1e-6, "fp16": 2.0**-12 + 1e-6}
+"""How far finished frames, from 0 to 1, may be from the reference's: halves are rounded."""
+
+
 @interpreted
-@pytest.mark.parametrize(("height", "width"), [(130, 133), (1, 1)])
-def test_colours_are_those_of_the_frames_before(height: int, width: int) -> None:
-    case = Frames(1, height, width)
+@pytest.mark.parametrize(("height", "width", "emitted"), [(130, 133, "fp32"), (1, 1, "fp32"), (20, 133, "fp16")])
+def test_colours_are_those_of_the_frames_before(height: int, width: int, emitted: str) -> None:
+    case = Frames(1, height, width, emitted)
     planes, found = case.planes, []
     for source in (case.made, case.before):
         scratch = unset((launches.moments_scratch_bytes(planes),), np.uint8)
@@ -148,7 +152,7 @@ def test_colours_are_those_of_the_frames_before(height: int, width: int) -> None
         launches.adain(planes, case.made.ctypes.data, found[0].ctypes.data, found[1].ctypes.data, case.out.ctypes.data)
     )
     wanted = colour_fix.adain(case.cropped(case.made), case.cropped(case.before))
-    np.testing.assert_allclose(case.out, shown(wanted), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(case.out, shown(wanted), rtol=0, atol=TO_RIGHT[emitted])
 
 
 @interpreted
@@ -167,23 +171,25 @@ def test_moments_keep_their_digits_far_from_zero() -> None:
 
 
 @interpreted
-@pytest.mark.parametrize(("height", "width"), [(100, 140), (9, 20)])
-def test_wavelets_bring_the_coarse_colours(height: int, width: int) -> None:
+@pytest.mark.parametrize(("height", "width", "emitted"), [(100, 140, "fp32"), (9, 20, "fp32"), (9, 20, "fp16")])
+def test_wavelets_bring_the_coarse_colours(height: int, width: int, emitted: str) -> None:
     """Also frames that are smaller than the reach of the widest blur."""
-    case = Frames(1, height, width)
+    case = Frames(1, height, width, emitted)
     scratch = unset((launches.wavelet_scratch_bytes(case.planes),), np.uint8)
     addresses = (array.ctypes.data for array in (case.made, case.before, case.out, scratch))
     run_launches(launches.wavelet(case.planes, *addresses))
     wanted = colour_fix.wavelet(case.cropped(case.made), case.cropped(case.before))
-    np.testing.assert_allclose(case.out, shown(wanted), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(case.out, shown(wanted), rtol=0, atol=TO_RIGHT[emitted])
 
 
 @interpreted
-def test_frames_without_colour_fix_are_cropped_and_clamped() -> None:
-    case = Frames(2, 130, 77)
+@pytest.mark.parametrize("emitted", ["fp32", "fp16"])
+def test_frames_without_colour_fix_are_cropped_and_clamped(emitted: str) -> None:
+    case = Frames(2, 130, 77, emitted)
     case.made[1, 2, 5, 5] = np.nan
     run_launch(launches.finish(case.planes, case.made.ctypes.data, case.out.ctypes.data))
-    np.testing.assert_array_equal(case.out, shown(case.cropped(case.made)), "NaN as well, so that it is noticed")
+    wanted = shown(case.cropped(case.made)).astype(case.out.dtype)
+    np.testing.assert_array_equal(case.out, wanted, "NaN as well, so that it is noticed")
 
 
 @interpreted

@@ -13,8 +13,7 @@ import numpy as np
 from .kernel import Kernel, KernelSet, Launch, Tuning, arguments_of, launch
 
 _SAMPLES = ("fp16", "fp32")
-_OUTPUTS = ("fp16", "fp32", "u8", "u16")
-_NAMES = {"float16": "fp16", "float32": "fp32", "uint8": "u8", "uint16": "u16"}
+_NAMES = {"float16": "fp16", "float32": "fp32"}
 ROWS, COLUMNS = 8, 128
 """What one program carries."""
 THUMBNAIL_ROWS, THUMBNAIL_COLUMNS = 8, 64
@@ -29,7 +28,7 @@ def kernels() -> Mapping[str, Kernel]:
 def _kernels() -> Iterator[Kernel]:
     tile: dict[str, int | float | str] = {"BLOCK_Y": ROWS, "BLOCK_X": COLUMNS}
     for source in _SAMPLES:
-        for out in _OUTPUTS:
+        for out in _SAMPLES:
             for check in (False, True):
                 yield Kernel(
                     f"move.{source}.{out}{'.checked' if check else ''}",
@@ -37,9 +36,9 @@ def _kernels() -> Iterator[Kernel]:
                     "move",
                     arguments_of(
                         f"source *{source}, out *{out}, flag *i32, height, width, rows, columns, source_stride i64, "
-                        "out_stride i64, gain fp32, lift fp32, highest fp32"
+                        "out_stride i64, gain fp32, lift fp32"
                     ),
-                    {**tile, "LEVELS": int(out.startswith("u")), "CHECK": int(check)},
+                    {**tile, "CHECK": int(check)},
                     aligned=False,
                 )
         yield Kernel(
@@ -93,11 +92,10 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How values change on the way: ``value * gain + lift``; where they become whole, from 0 to ``highest``."""
+    """How values change on the way: ``value * gain + lift``."""
 
     gain: float = 1.0
     lift: float = 0.0
-    highest: float = 0.0
 
 
 AS_THEY_ARE = Levels()
@@ -132,7 +130,6 @@ def move(
         out.values,
         levels.gain,
         levels.lift,
-        levels.highest,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FlashsrError
-from ...geometry import Array, pad
+from ...geometry import Array, Made, pad
 from ...gpu.budget import MemoryPlan
 from ...gpu.device import Device, Stream
 from ...gpu.frames import DeviceFrame, FrameWork, KeptFrame, kept_bytes, planes_of
@@ -90,7 +90,6 @@ class DeviceRecurrentModel:
         self.device, self._graphs, self._size = device, graphs, size
         self._made_size = size[0] * spec.scale, size[1] * spec.scale
         self._work: FrameWork | None = None
-        self.spec = replace(spec, in_flight=IN_FLIGHT)
         device.make_current()
         *_, self._rows, self._columns = graphs.step_shapes.inputs[graphs.frames]
         self._state_sizes = {
@@ -102,6 +101,8 @@ class DeviceRecurrentModel:
         if graphs.first is not None or graphs.first_shapes != graphs.step_shapes:
             self._first = self._prepared(graphs.first or graphs.step, graphs.first_shapes)
         calls = {self._step, self._first}
+        half = all(call.makes_dtype == np.float16 for call in calls) and graphs.value_range == (0.0, 1.0)
+        self.spec = replace(spec, in_flight=IN_FLIGHT, half=half)
         in_bytes, out_bytes = max(c.in_bytes for c in calls), max(c.out_bytes for c in calls)
         scratch_bytes = max(c.graph.scratch_bytes for c in calls)
         self.memory = MemoryPlan(
@@ -152,7 +153,7 @@ class DeviceRecurrentModel:
             ),
         )
         height, width = self._made_size
-        return done.frames(call.makes[0], call.makes[1] * height * width * 4), state
+        return done.frames(call.makes[0], call.makes[1] * height * width * (2 if self.spec.half else 4)), state
 
     def stay(self, work: FrameWork) -> None:
         """See ``OnDevice.stay``."""
@@ -224,9 +225,12 @@ class DeviceRecurrentModel:
 
         return Stage((first, side), enqueue)
 
-    def _unpacked(self, raw: NDArray[Any], call: _Call) -> list[Array]:
+    def _unpacked(self, raw: NDArray[Any], call: _Call) -> list[Made]:
         height, width = self._made_size
-        made = raw.view(call.makes_dtype).reshape(call.makes)[:, :, :height, :width].astype(np.float32)
+        made = raw.view(call.makes_dtype).reshape(call.makes)[:, :, :height, :width]
+        if self.spec.half:
+            return list(made.copy())
+        made = made.astype(np.float32)
         low, high = self._graphs.value_range
         if (low, high) != (0.0, 1.0):
             made = (made - np.float32(low)) / np.float32(high - low)

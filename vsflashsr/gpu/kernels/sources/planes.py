@@ -28,15 +28,13 @@ def move(
     out_stride,
     gain,
     lift,
-    highest,
-    LEVELS: tl.constexpr,
     CHECK: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
     """source (height, width), out (rows, columns): out = source * gain + lift, the last row and column repeated.
 
-    Strides count values. LEVELS: out is whole, from 0 to highest, halves to the even neighbour. CHECK: see _flag.
+    Strides count values. CHECK: see _flag.
     Grid: (cdiv(columns, BLOCK_X), cdiv(rows, BLOCK_Y)).
     """
     row = tl.program_id(1) * BLOCK_Y + tl.arange(0, BLOCK_Y)
@@ -47,10 +45,6 @@ def move(
     if CHECK:
         _flag(value, flag)
     value = value * gain + lift
-    if LEVELS:
-        value = tl.minimum(tl.maximum(value, 0.0), highest)
-        # Above 2**23 there are whole numbers only, and sums are rounded to the nearest, halves to the even one.
-        value = (value + 8388608.0) - 8388608.0
     place = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
     tl.store(place, value.to(out.dtype.element_ty), mask=inside)
 

@@ -51,7 +51,7 @@ class DeviceFlashVSRModel:
     """
 
     def __init__(self, spec: ModelSpec, step: DeviceStep, seed: int) -> None:
-        self.spec = replace(spec, in_flight=IN_FLIGHT)
+        self.spec = replace(spec, in_flight=IN_FLIGHT, half=step.shape.half)
         self._step, self._seed = step, seed
         self.memory = step.memory
 

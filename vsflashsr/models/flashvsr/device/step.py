@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ....geometry import Array
+from ....geometry import Array, Made
 from ....gpu.device import Device, Stream
 from ....gpu.pipeline import Pipeline, RunMemory, RunState, Stage
 from ....gpu.results import StepResult
@@ -214,8 +214,8 @@ class DeviceStep:
         """Device memory of one run."""
         return sum(memory.cache_bytes(self.shape).values())
 
-    def _unpacked(self, raw: NDArray[Any]) -> list[Array]:
-        made = raw.view(np.float32).reshape(-1, 3, *self.shape.out).copy()
+    def _unpacked(self, raw: NDArray[Any]) -> list[Made]:
+        made = raw.view(np.float16 if self.shape.half else np.float32).reshape(-1, 3, *self.shape.out).copy()
         return list(made)
 
     # --- input ---
@@ -384,7 +384,7 @@ class DeviceStep:
     def _finish(self, stream: Stream, decoding: Decoding, slot: int) -> None:
         """Colours, crop and 0..1 for the frames that are emitted."""
         shape, work, count = self.shape, self._work, decoding.emits
-        planes = launches.Planes(3 * count, *shape.out, shape.grid.height_px, shape.grid.width_px)
+        planes = shape.planes_of(count)
         skipped = (FRAMES_PER_LATENT - count) * shape.padded_frame_bytes
         made, before = work["made"].address + skipped, work["condition"].address + skipped
         out = self._pipeline.makes(slot).address + decoding.out * shape.out_frame_bytes

@@ -470,6 +470,8 @@ class Planes:
     width: int
     padded_height: int
     padded_width: int
+    emitted: str = "fp32"
+    """What finished frames are stored in, of `EMITTED`."""
 
     @property
     def _sizes(self) -> tuple[int, int, int, int]:
@@ -510,12 +512,12 @@ def moments(planes: Planes, source: int, out: int, scratch: int) -> tuple[Launch
 
 def adain(planes: Planes, made: int, made_moments: int, wanted: int, out: int) -> Launch:
     """Made frames in -1..1 with the moments `wanted` → packed, clamped, 0..1."""
-    return launch_of("adain", planes._grid, made, made_moments, wanted, out, *planes._sizes)
+    return launch_of(f"adain.{planes.emitted}", planes._grid, made, made_moments, wanted, out, *planes._sizes)
 
 
 def finish(planes: Planes, made: int, out: int) -> Launch:
     """Made frames in -1..1 → packed, clamped, 0..1, no colour fix."""
-    return launch_of("finish", planes._grid, made, out, *planes._sizes)
+    return launch_of(f"finish.{planes.emitted}", planes._grid, made, out, *planes._sizes)
 
 
 def wavelet_scratch_bytes(planes: Planes) -> int:
@@ -530,5 +532,5 @@ def wavelet(planes: Planes, made: int, before: int, out: int, scratch: int) -> t
     for level in range(_WAVELET_LEVELS):
         launches.append(launch_of("wavelet_blur", planes._grid, here, there, planes.height, planes.width, 1 << level))
         here, there = there, here
-    launches.append(launch_of("wavelet_finish", planes._grid, made, here, out, *planes._sizes))
+    launches.append(launch_of(f"wavelet_finish.{planes.emitted}", planes._grid, made, here, out, *planes._sizes))
     return tuple(launches)

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from ....gpu.kernels.kernel import Constant, Kernel, KernelSet, Tuning, arguments_of
 
 DTYPES = ("fp16", "bf16", "fp32")
+EMITTED = ("fp16", "fp32")
+"""What finished frames are stored in: halves, unless the model computes in single float."""
 """Types of q, k, v; fp32 is for checking."""
 HEAD_DIMS = (32, 128)
 """128 is FlashVSR's, 32 that of the small models it is checked with."""
@@ -182,13 +184,18 @@ def _kernels() -> Iterator[Kernel]:
     )
     size, strides = "height, width", "plane_stride, row_stride"
     for function, taken in (
-        ("adain", f"made *fp32, made_moments *fp32, wanted *fp32, out *fp32, {size}, {strides}"),
-        ("finish", f"made *fp32, out *fp32, {size}, {strides}"),
         ("wavelet_difference", f"made *fp32, before *fp32, out *fp32, {size}, {strides}"),
         ("wavelet_blur", f"source *fp32, out *fp32, {size}, reach"),
-        ("wavelet_finish", f"made *fp32, low *fp32, out *fp32, {size}, {strides}"),
     ):
         yield Kernel(function, "colour", function, arguments_of(taken), {"BLOCK": PIXELS}, aligned=False)
+    for function, taken in (
+        ("adain", "made *fp32, made_moments *fp32, wanted *fp32"),
+        ("finish", "made *fp32"),
+        ("wavelet_finish", "made *fp32, low *fp32"),
+    ):
+        for out in EMITTED:
+            arguments = arguments_of(f"{taken}, out *{out}, {size}, {strides}")
+            yield Kernel(f"{function}.{out}", "colour", function, arguments, {"BLOCK": PIXELS}, aligned=False)
     yield Kernel(
         "moments",
         "colour",
