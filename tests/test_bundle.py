@@ -40,6 +40,7 @@ def test_a_good_bundle_loads(copy: Path) -> None:
         (lambda d: d.update(format=99), "format 99"),
         (lambda d: d.pop("format"), "'format'"),
         (lambda d: d.update(kind=7), "'kind' should be str, got 7"),
+        (lambda d: d.update(name=""), "'name' should be str of length >= 1, got ''"),
         (lambda d: d.update(channels="cmyk"), "'channels'"),
         (lambda d: d.update(max_segment=0), "'max_segment' should be int >= 1, got 0"),
         (lambda d: d.update(max_segment=True), "'max_segment' should be int, got True"),
