@@ -152,6 +152,38 @@ def test_the_flashvsr_part_measures_every_stage() -> None:
         json.dumps(found)
 
 
+@pytest.mark.long
+def test_the_profile_is_of_a_steady_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_build.gpu_check import profile
+    from trt_build.gpu_check.by_kernel import Ran
+
+    torch.set_num_threads(1)
+    settled: list[int] = []
+    with mock_device(seed=3, total_bytes=1 << 30) as (device, mock):
+        library = HostKernels(mock)
+        ran: list[Ran] = []
+        run = library.run
+
+        def noting(stream: Any, *launches: Any) -> None:
+            ran.extend(Ran(launch.kernel.partition(".")[0], 1, len(ran), len(ran) + 1) for launch in launches)
+            run(stream, *launches)
+
+        def recorded(step: Any) -> list[Ran]:
+            before = len(ran)
+            step()
+            return ran[before:]
+
+        monkeypatch.setattr(library, "run", noting)
+        monkeypatch.setattr(profile, "recorded", recorded)
+        graphs = random_flashvsr.random_graphs(REDUCED, "fp32", "cpu", lambda m, i, o: QueuedModule(m, i, o, mock))
+        given = flashvsr.Given(device, library, graphs, REDUCED, "fp32")
+        found = profile.profiled(given, (96, 240), settle=lambda: settled.append(1))
+    assert len(settled) == 3 and (found["size"], found["dtype"]) == ([96, 240], "fp32")
+    attended = [row for row in found["kernels"] if row["kernel"] == "attend"]
+    # One step of two; a launch for each layer.
+    assert [row["launches"] for row in attended] == [REDUCED.layers]
+
+
 def test_a_part_that_fails_or_hangs_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     failed = check.supervised("ceilings", ["--steps", "1"], environment, 60)

@@ -26,6 +26,7 @@ from typing import Any
 
 from vsflashsr.errors import FlashsrError
 
+from .by_kernel import table
 from .settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ PARTS = {
     "filter_run": 150,
     "ceilings": 60,
     "speed": 240,
+    "profile": 90,
     "levers": 90,
     "engines": 120,
     "swiftvr": 240,
@@ -222,5 +224,5 @@ def summary(parts: dict[str, Any]) -> list[str]:
                 f"attention {name}: max error {found['max_error']:.2g}, masks {'equal' if found['masks_equal'] else 'DIFFER'}, "
                 f"{found['attend_tflop_per_s']:.0f} TFLOP/s"
             )
-    return lines
-
+    profiled = parts.get("profile", {})
+    return lines + (table(profiled) if "stages" in profiled or "left_out" in profiled else [])

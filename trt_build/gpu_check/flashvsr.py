@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from vsflashsr.geometry import Array
 from vsflashsr.gpu.device import Device
 from vsflashsr.gpu.pipeline import RunState
+from vsflashsr.gpu.results import StepResult
 from vsflashsr.models.flashvsr.calls import StepOf
 from vsflashsr.models.flashvsr.device.model import step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep, StepInputs, norms_left
@@ -39,34 +41,51 @@ class Given:
     dtype: str
 
 
+class Running:
+    """A step at full size on the way through random frames.
+
+    Args:
+        size: (height, width) of the output.
+        captured: replay phases as CUDA graphs.
+    """
+
+    def __init__(self, given: Given, size: tuple[int, int], *, captured: bool) -> None:
+        low = (size[0] // SCALE, size[1] // SCALE)
+        section = section_of(given.config)
+        self.shape = step_shape(section, Options(), dtype=given.dtype, low=low, scale=SCALE)
+        self.step = DeviceStep(given.device, given.library, given.graphs, section, self.shape, captured=captured)
+        self.state: RunState | None = None
+        random = np.random.default_rng(0)
+        self._clip = [random.random((3, *low), dtype=np.float32) for _ in range(25)]
+
+    def submit(self) -> StepResult:
+        """The next step."""
+        count = 25 if self.state is None else 8
+        inputs = StepInputs(self._clip[:count], 0, noise_frames(range(count)))
+        result, self.state = self.step.submit(inputs, self.state)
+        return result
+
+    def warm(self) -> Array:
+        """The first step, whose frames are returned, and four more: every phase has run, and is captured if that is asked."""
+        first = np.stack(list(self.submit().fetch()))
+        for _ in range(4):
+            self.submit().fetch()
+        return first
+
+
 def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int, repeats: int) -> dict[str, Any]:
     """One size, (height, width) of the output: a first step, four to warm up, then `steps` that are timed three ways."""
-    options = Options()
-    low = (size[0] // SCALE, size[1] // SCALE)
-    section = section_of(given.config)
-    shape = step_shape(section, options, dtype=given.dtype, low=low, scale=SCALE)
     device = given.device
     free_before = device.free_bytes()
-    step = DeviceStep(device, given.library, given.graphs, section, shape, captured=captured)
-    random = np.random.default_rng(0)
-    clip = [random.random((3, *low), dtype=np.float32) for _ in range(25)]
-
-    def submit(state: RunState | None) -> tuple[Any, RunState]:
-        count = 25 if state is None else 8
-        return step.submit(StepInputs(clip[:count], 0, noise_frames(range(count))), state)
-
-    result, state = submit(None)
-    first = np.stack(list(result.fetch()))
-    for _ in range(4):
-        result, state = submit(state)
-        result.fetch()
+    running = Running(given, size, captured=captured)
+    step, shape, submit = running.step, running.shape, running.submit
+    first = running.warm()
 
     def fetched() -> None:
         """As the filter does it: the next step is submitted, then this one's frames are fetched."""
-        nonlocal state
         waiting = None
         for _ in range(steps):
-            newest, state = submit(state)
+            newest = submit()
             if waiting is not None:
                 waiting.fetch()
             waiting = newest
@@ -75,24 +94,22 @@ def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int,
 
     def unfetched() -> None:
         """Nothing is copied on the host: what the device alone can do."""
-        nonlocal state
         newest = None
         for _ in range(steps):
-            newest, state = submit(state)
+            newest = submit()
         assert newest is not None
         newest.fetch()
 
     def one_by_one() -> None:
         """Every step is waited for before the next is submitted: no overlap."""
-        nonlocal state
         for _ in range(steps):
-            newest, state = submit(state)
-            newest.fetch()
+            submit().fetch()
 
     ways = {"fetched": fetched, "device": unfetched, "serial": one_by_one}
     rates = {name: 8 * steps / _seconds(way) for name, way in ways.items()}
-    last, state = submit(state)
-    finite = bool(np.isfinite(np.stack(list(last.fetch()))).all() and np.isfinite(first).all())
+    last = np.stack(list(submit().fetch()))
+    assert running.state is not None
+    finite = bool(np.isfinite(last).all() and np.isfinite(first).all())
     flop = step_flop(given.config, shape.grid)
     report = {
         "size": list(size),
@@ -101,7 +118,7 @@ def measured(given: Given, size: tuple[int, int], *, captured: bool, steps: int,
         "overlap": rates["fetched"] / rates["serial"],
         "tflop_per_step": {name: value / 1e12 for name, value in flop.items()},
         "tflop_per_s": sum(flop.values()) / 1e12 * rates["device"] / 8,
-        "stages_ms": _stages(step, state, repeats),
+        "stages_ms": _stages(step, running.state, repeats),
         "memory": {
             "stated_bytes": step.memory.total_bytes,
             "items": dict(step.memory.items),
