@@ -264,6 +264,12 @@ def test_compact_checkpoint_goes_on_where_the_run_was(clips: Path, run: Path, tm
     for codes, moment in zip(kept["moments"].values(), moments, strict=True):
         large = moment > 2.0**compact.LEAST
         assert torch.allclose(compact.decode(codes)[large], moment[large], rtol=0.1)
+    net = Net(NetConfig(**kept["net"]))
+    optimizer = torch.optim.Adam(net.parameters())
+    compact.restore(optimizer, net, kept)
+    for name, parameter in net.named_parameters():
+        if name in kept["moments"]:
+            assert torch.equal(optimizer.state[parameter]["exp_avg_sq"], compact.decode(kept["moments"][name]))
     steps = ("--single", "0", "--steps", "1", "--stop")
     start = ["--start-from", str(tmp_path / "small.pt")]
     before = weights(command.train(arguments(clips, tmp_path / "none", *start, "--rate", "0", *steps, "1")))
