@@ -1,8 +1,9 @@
-"""Resident frames whose timelines the device itself waits for and signals: software Vulkan can't share timelines, the mock can."""
+"""Resident frames whose timelines the device itself waits for and signals, which software Vulkan can't share and the mock can."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,9 @@ from vsflashsr.gpu.kernels.planes import AS_THEY_ARE, Levels, Surface, move
 from ..support.host_planes import HostPlanes
 from ..support.mock_cuda import MockDriver, MockError, mock_device
 
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="the mock's timelines are files that are read at an offset"
+)
 HEIGHT, WIDTH, STRIDE = 5, 7, 64
 PLANE_BYTES = HEIGHT * STRIDE
 
@@ -28,14 +32,15 @@ class Other:
     """The other API: an allocation with room for a few frames of three planes, and timelines, which are files."""
 
     def __init__(self, slots: int = 4) -> None:
-        self.memory = tempfile.TemporaryFile()
+        self.memory = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as this
         self.memory.truncate(slots * 3 * PLANE_BYTES)
         self.timelines: dict[int, Any] = {}
 
     def timeline(self, semaphore: int) -> int:
         """A handle of it."""
-        file = self.timelines.setdefault(semaphore, tempfile.TemporaryFile())
-        return os.dup(file.fileno())
+        if semaphore not in self.timelines:
+            self.timelines[semaphore] = tempfile.TemporaryFile()  # noqa: SIM115  # likewise
+        return os.dup(self.timelines[semaphore].fileno())
 
     def reach(self, semaphore: int, value: int) -> None:
         os.close(self.timeline(semaphore))
@@ -157,16 +162,15 @@ def test_planes_that_are_still_in_use_aren_t_written_early(cases: Any) -> None:
 def test_memory_of_a_frame_is_used_again_behind_whoever_still_reads_it(cases: Any, seed: int) -> None:
     """The mock raises where two streams collide in memory and nothing orders them."""
     for case in cases(seed, eagerness=0.5):
-        other = case.other
+        other, addresses = case.other, set()
         for n in range(3):
             other.write(0, picture(n))
             kept = case.step(case.work.frame(other.exported(0), (HEIGHT, WIDTH), None))
-            address = kept.surfaces[0].address
+            addresses.add(kept.surfaces[0].address)
             assert case.work.deliver(kept, other.exported(1 + n), semaphore=9) == n + 1
             case.stream.synchronize()  # the model is done with the input's memory, not the delivery with the frame's
             del kept
-            assert n == 0 or address == first
-            first = address
+        assert len(addresses) == 1
         case.work._sender.synchronize()
         for n in range(3):
             np.testing.assert_array_equal(other.read(1 + n), 2 * picture(n))
