@@ -150,6 +150,31 @@ def lanczos(frame: Picture, scale: int) -> Picture:
     return along(along(frame).T).T
 
 
+def small_print() -> Picture:
+    """Lines of dark letters of 4x6 pixels on white, as a downscaler without aliasing leaves them."""
+    rng, k = np.random.default_rng(6), 4
+    page = np.full((64 * k, 96 * k), 0.9, np.float32)
+    for top in range(3 * k, 54 * k, 10 * k):
+        for left in range(3 * k, 88 * k, 7 * k):
+            letter = page[top : top + 6 * k, left : left + 4 * k]
+            stem = int(rng.integers(3 * k))
+            letter[:, stem : stem + k] = 0.1
+            for row in rng.integers(5 * k, size=2):
+                letter[row : row + k] = 0.1
+    tent = np.convolve(np.ones(k), np.ones(k)) / k**2
+    for axis in (0, 1):
+        page = np.apply_along_axis(np.convolve, axis, np.pad(page, k, mode="edge"), tent, "same")[k:-k, k:-k]
+    return page[k // 2 :: k, k // 2 :: k].astype(np.float32)
+
+
+def test_small_print_is_as_bright_as_it_was(graph: Graph) -> None:
+    """It came out paler, by 0.5 to 1.1 steps in the mean of the page."""
+    page = small_print()
+    expected = float(lanczos(page, graph.scale).mean()) / STEP
+    for made in graph([page] * 4):
+        assert abs(float(made.mean()) - expected) <= 0.3
+
+
 @pytest.mark.parametrize("shape", ["dot", "line", "step"])
 def test_overshoot_is_at_most_twice_that_of_lanczos(graph: Graph, shape: str) -> None:
     frame = np.full((32, 40), 0.3, np.float32)

@@ -226,6 +226,18 @@ def test_picture_stays_within_its_neighbours_range() -> None:
     assert out.min() >= 0.3 - network.MARGIN * 0.6 - 1e-6
 
 
+def test_network_adds_no_light() -> None:
+    """Whatever the head says, as far as the range lets it: here by half of a step where it would be 20."""
+    torch.manual_seed(0)
+    net = Net(NetConfig(2, channels=8, layers=1))
+    torch.nn.init.constant_(cast("Any", net.head).bias, 0.8)
+    frame = 0.5 + 0.2 * torch.randn(1, 1, 48, 64).clamp(-2, 2)
+    lanczos = torch.nn.functional.conv2d(torch.nn.functional.pad(frame, (3,) * 4, mode="replicate"), net.base)
+    with torch.no_grad():
+        out = net.single(frame)
+    assert (out.mean() - lanczos.mean()).abs() * 219 < 0.5
+
+
 def test_graph_becomes_the_network_again(run: Path, tmp_path: Path) -> None:
     net, _ = load(run)
     export_graph(net, tmp_path / "x.onnx")

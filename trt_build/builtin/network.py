@@ -46,6 +46,11 @@ MARGIN = 0.2
 """How far a result may leave the range of the frame's 3x3 pixels around, as a part of that range. Lanczos leaves it by 0.10 at
 the edge of a step."""
 
+LEVEL = 9
+"""The network adds detail, not light: over this many pixels square the mean of what it adds to the Lanczos upscale is taken back.
+What was trained for sharpness brightens small dark letters and lines otherwise: the drawn clips held out by 0.9 to 1.1/255, with
+this by 0.1, for 0.8 points of SSIMULACRA2 there at x2 and none at x4. With 5 it costs 2.4 points and 1, with 15 1.4 at x2."""
+
 
 @dataclass(frozen=True)
 class NetConfig:
@@ -128,6 +133,13 @@ def _around(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
 
 
+def _level(x: Tensor) -> Tensor:
+    """Mean of all channels (n, 1, h, w) over LEVEL x LEVEL pixels, along one axis after the other: a fifth of the additions."""
+    half = LEVEL // 2
+    rows = F.avg_pool2d(x.mean(1, keepdim=True), (1, LEVEL), 1, (0, half), count_include_pad=False)
+    return F.avg_pool2d(rows, (LEVEL, 1), 1, (half, 0), count_include_pad=False)
+
+
 def bounds(frame: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the most that a result of `frame` (n, 1, h, w) may be at each pixel, and all that is made of it."""
     low, high = -F.max_pool2d(-frame, 3, 1, 1), F.max_pool2d(frame, 3, 1, 1)
@@ -143,6 +155,12 @@ def _novelty(flow: Tensor) -> Tensor:
 
 def _between(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(x, low), high)
+
+
+def _settled(base: Tensor, residual: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """`base` + `residual` within the range, as bright as `base`. What the range cuts off counts, hence it is applied twice."""
+    own = _between(base + residual, low, high)
+    return _between(own - _level(own - base), low, high)
 
 
 class Stem(nn.Module):
@@ -253,7 +271,7 @@ class Net(nn.Module):
         features = self._features(stem)
         residual, gate = self.head(features).float(), self.gate(features).float()
         with torch.autocast(frame.device.type, enabled=False):
-            own = _between(base + residual, low, high)
+            own = _settled(base, residual, low, high)
             pull = (KEEP + still * (HOLD - KEEP)) * trust * torch.sigmoid(gate)
             if self.config.scale == 2:
                 picture = F.pixel_shuffle(own + pull * (past - own), 2)
@@ -279,7 +297,7 @@ class Net(nn.Module):
         residual = self.head(self._features(stem)).float()
         with torch.autocast(frame.device.type, enabled=False):
             base = F.conv2d(F.pad(frame, (3, 3, 3, 3), mode="replicate"), self.base)
-            return F.pixel_shuffle(_between(base + residual, *bounds(frame)), self.config.scale)
+            return F.pixel_shuffle(_settled(base, residual, *bounds(frame)), self.config.scale)
 
     def _features(self, stem: Tensor) -> Tensor:
         x = first = F.leaky_relu(stem, 0.1)
