@@ -18,7 +18,12 @@ from vsflashsr.runtimes.graph import Shape
 from .host_kernels import run_on_host
 from .mock_cuda import MockDriver
 
-_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
+_TYPES: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: np.uint16,
+    torch.int32: np.int32,
+}
 
 
 class HostPlace:

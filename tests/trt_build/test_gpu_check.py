@@ -362,6 +362,38 @@ def test_a_lever_that_is_wrong_fails_and_one_that_cannot_run_does_not() -> None:
     assert levers.wrong({"bad": bad, "nan": {"error": math.nan, "limit": 1.0}, "good": good}) == ["bad", "nan"]
 
 
+def test_another_attention_is_timed_only_if_its_numbers_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_build.gpu_check import levers
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    case: Any = levers._Case.__new__(levers._Case)
+    case.dtype, case.attend, case.wanted = "bf16", None, torch.randn(4, 8)
+    case.out = case.wanted.clone()
+
+    class Stream:
+        def synchronize(self) -> None: ...
+
+    case.stream = Stream()
+    monkeypatch.setattr(case, "ms", lambda run, repeats: 1.25)
+    # What isn't written stays a NaN.
+    nothing = levers.held_against(case, lambda stream, launch: None, 3)
+    assert levers.wrong({"theirs": nothing}) == ["theirs"] and "ms" not in nothing
+    off = levers.held_against(case, lambda stream, launch: case.out.copy_(1.02 * case.wanted), 3)
+    assert off["error"] == pytest.approx(0.02, rel=1e-3) and "ms" not in off
+    right = levers.held_against(case, lambda stream, launch: case.out.copy_(case.wanted), 3)
+    assert right == {"error": 0.0, "limit": 1e-2, "ms": 1.25}
+
+
+def test_without_cudnns_package_its_attention_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_build.gpu_check import levers
+    from vsflashsr.models.flashvsr.network import block_sparse
+
+    monkeypatch.setattr(block_sparse, "installed", lambda: None)
+    case: Any = None
+    found = levers.attempt(lambda: levers._block_sparse(case, 1))
+    assert found == {"left_out": "FlashsrError: nvidia-cudnn-frontend isn't installed"}
+
+
 def test_eight_bits_keep_the_largest_number_of_a_row() -> None:
     from trt_build.gpu_check import levers
 

@@ -1,4 +1,5 @@
-"""What other forms of a step's parts would bring on this GPU: attention's tunings, torch's flex_attention, 8-bit products.
+"""What other forms of a step's parts would bring on this GPU: attention's tunings, torch's flex_attention, cuDNN's block-sparse
+kernels where they are installed, 8-bit products.
 
 Each is held against what runs today, on the same numbers; a form that is wrong says so and is given no time.
 """
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vsflashsr.errors import FlashsrError
 from vsflashsr.gpu.device import Device, Stream
 from vsflashsr.gpu.kernels.compile import compiled
 from vsflashsr.gpu.kernels.kernel import Tuning
 from vsflashsr.gpu.kernels.library import KernelLibrary
 from vsflashsr.models.flashvsr.kernels import launches
 from vsflashsr.models.flashvsr.kernels.table import KERNELS, kernels
+from vsflashsr.models.flashvsr.network import block_sparse
 from vsflashsr.models.flashvsr.network.config import FlashVSRConfig
 from vsflashsr.models.flashvsr.windows import BLOCK_PX, Grid, pair_budget, topk_ratio
 
@@ -55,6 +58,7 @@ def part(settings: Settings) -> dict[str, Any]:
         for choice in TUNINGS:
             report[_named(choice)] = attempt(partial(_tuned, case, choice, settings.repeats))
         report["flex_attention"] = attempt(partial(_flex, case, settings.repeats))
+        report["cuDNN's block-sparse attention"] = attempt(partial(_block_sparse, case, settings.repeats))
         for name, (inputs, outputs) in products(FlashVSRConfig()).items():
             report[f"8 bit: {name}"] = attempt(partial(_scaled, grid.slice_tokens, inputs, outputs, settings.repeats))
         report["passed"] = not wrong(report)
@@ -146,12 +150,7 @@ def _tuned(case: _Case, choice: Tuning, repeats: int) -> dict[str, Any]:
         extra = (("p", 0),) * made.extra_pointers
         stream.launch(kernel, launch.grid, made.threads, made.shared_bytes, (*launch.args, *extra))
 
-    case.out.fill_(torch.nan)
-    torch.cuda.synchronize()
-    run(case.stream, case.attend)
-    case.stream.synchronize()
-    found = case.compared(case.out)
-    return found | ({"ms": case.ms(run, repeats)} if is_right(found) else {})
+    return held_against(case, run, repeats)
 
 
 def flex_attention_of(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, lists: Tensor) -> tuple[Tensor, Tensor, Tensor, Any]:
@@ -185,6 +184,27 @@ def _flex(case: _Case, repeats: int) -> dict[str, Any]:
     made = run(q, k, v, block_mask=mask)
     found = case.compared(made.transpose(1, 2).reshape(case.wanted.shape))
     return found | ({"ms": _torch_ms(lambda: run(q, k, v, block_mask=mask), repeats)} if is_right(found) else {})
+
+
+def _block_sparse(case: _Case, repeats: int) -> dict[str, Any]:
+    """As backend "torch" takes it, its result copied to where ours goes."""
+    version = block_sparse.installed()
+    if version is None:
+        raise FlashsrError(f"{block_sparse.PACKAGE} isn't installed")
+    why = block_sparse.why_not(version, case.device.capability, HEAD_DIM, case.dtype)
+    if why is not None:
+        raise FlashsrError(why)
+    return held_against(case, block_sparse.BlockSparseLibrary(case.device, block_sparse.forward_of_cudnn()).run, repeats)
+
+
+def held_against(case: _Case, run: Callable[[Stream, Any], object], repeats: int) -> dict[str, Any]:
+    """Another form of `attend` on the same launch; milliseconds only if its numbers are right."""
+    case.out.fill_(torch.nan)
+    torch.cuda.synchronize()
+    run(case.stream, case.attend)
+    case.stream.synchronize()
+    found = case.compared(case.out)
+    return found | ({"ms": case.ms(run, repeats)} if is_right(found) else {})
 
 
 def _scaled(rows: int, inputs: int, outputs: int, repeats: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class FlashVSRKind:
         return LoadedModel(FlashVSRModel(self.bundle.spec(self.scale), options, executor))
 
     def _on_device(self, backend: DeviceBackend, size: Size, options: Options, runs: int) -> LoadedModel:
-        library = KernelLibrary(backend.device, KERNELS)
+        library = self._library(backend)
         calls = self._calls(size, library)
         graphs = calls.loaded(backend.load(list(calls)))
         step = DeviceStep(
@@ -89,6 +89,14 @@ class FlashVSRKind:
         )
         model = DeviceFlashVSRModel(self.bundle.spec(self.scale), step, options.seed)
         return LoadedModel(model, model.memory)
+
+    def _library(self, backend: DeviceBackend) -> KernelLibrary:
+        library = KernelLibrary(backend.device, KERNELS)
+        if backend.captures:
+            return library
+        from .network.block_sparse import library_of
+
+        return library_of(library, backend.device, self.section.heads, self.section.head_dim, self.bundle.precision)
 
     def _calls(self, size: Size, library: KernelLibrary | None = None) -> StepOf[GraphCall]:
         """`library`: kernels of the device that the graphs are loaded on, if they are."""
