@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,6 +137,29 @@ def test_halves_stay_halves_up_to_the_resizer_and_change_no_byte(
                         found.append(frames(card(clip, model=path, **arguments), [2, 0, 1]))
                 assert found[0] == found[1], (clip.format, arguments)
     assert set(delivered) == {np.dtype(np.float16), np.dtype(np.float32)}
+
+
+def test_halves_of_another_range_than_0_to_1_are_brought_to_it(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    graph = write_frame_graph(folder / "x2.onnx", 2, half=True)
+    manifest = json.loads((tiny / "bundle.json").read_text("utf-8"))
+    manifest |= {
+        "kind": "frame",
+        "channels": "rgb",
+        "precision": "fp16",
+        "value_range": [-1, 1],
+        "scales": {"2": {"step": graph.name}},
+        "files": {graph.name: hashlib.sha256(graph.read_bytes()).hexdigest()},
+    }
+    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    clip = noise(2, 46, 38, vs.RGBS)
+    wanted = flashsr(clip, 2, model=folder, backend="onnxruntime")
+    with gpu(monkeypatch, tmp_path) as card:
+        pairs = zip(planes(card(clip, model=folder).get_frame(1)), planes(wanted.get_frame(1)), strict=True)
+        assert np.max([np.abs(a - b).max() for a, b in pairs]) < 2e-3
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
