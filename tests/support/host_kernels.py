@@ -401,6 +401,10 @@ class HostKernels:
         self._mock = mock
         self.launched: list[str] = []
 
+    def made_bytes(self, output_bytes: int) -> int:
+        """See ``KernelLibrary.made_bytes``."""
+        return 0
+
     def run(self, stream: Stream, launch: Launch) -> None:
         """See ``KernelLibrary.run``."""
         self.launched.append(launch.kernel)

@@ -12,9 +12,10 @@ pytest.importorskip("torch", reason="the exporter needs the extra 'export'")
 from vsflashsr.bundle import Bundle, load_bundle
 from vsflashsr.model import fetched
 from vsflashsr.models.flashvsr.calls import StepOf
-from vsflashsr.models.flashvsr.device.memory import StepShape
+from vsflashsr.models.flashvsr.device.memory import StepShape, work_bytes
 from vsflashsr.models.flashvsr.device.model import DeviceFlashVSRModel, step_shape
 from vsflashsr.models.flashvsr.device.step import DeviceStep
+from vsflashsr.models.flashvsr.network.block_sparse import BlockSparseLibrary
 from vsflashsr.models.flashvsr.network.graphs import load_graph
 from vsflashsr.models.flashvsr.options import Options
 from vsflashsr.models.flashvsr.section import read_section
@@ -86,7 +87,7 @@ def device_model(
     shape = step_shape(section, options, dtype="fp32", low=LOW, scale=4)
     step = DeviceStep(
         device,
-        HostKernels(mock),  # type: ignore[arg-type]  # has the one method that is called
+        HostKernels(mock),  # type: ignore[arg-type]  # has the methods that are called
         load(bundle, mock),
         section,
         shape,
@@ -158,3 +159,17 @@ def test_finished_frames_are_halves_where_the_model_computes_no_more(
     assert step_shape(read_section("test", bundle("tiny", "v1.1").section), Options(), dtype="bf16", low=LOW, scale=4).half
     monkeypatch.setattr(StepShape, "half", True)
     assert 2e-5 < worst("tiny", "v1.1", changes, 1, 3, exact=True) < 2.0**-12 + 1e-4
+
+
+def test_what_cudnn_s_attention_makes_is_in_the_stated_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first step's output, which lies in memory of torch's before it is copied."""
+    chosen, options = bundle("tiny", "v1.1"), Options()
+    stated: list[dict[str, int]] = []
+    for made in (HostKernels.made_bytes, BlockSparseLibrary.made_bytes):
+        monkeypatch.setattr(HostKernels, "made_bytes", made)
+        with mock_device(seed=1, total_bytes=1 << 30) as (device, mock):
+            stated.append(dict(device_model(device, mock, chosen, options).memory.items))
+    shape = step_shape(read_section("test", chosen.section), options, dtype="fp32", low=LOW, scale=4)
+    more = stated[1].pop("runtime") - stated[0].pop("runtime")
+    assert more == work_bytes(shape)["attended"] > 0
+    assert stated[0] == stated[1]

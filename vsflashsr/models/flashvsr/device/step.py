@@ -158,7 +158,7 @@ class DeviceStep:
             runs=runs,
             weights_bytes=held,
             scratch_bytes=dit_scratch + decoder_scratch,
-            held_bytes=dit_held + max(d.held_bytes for d in decoders),
+            held_bytes=dit_held + max(d.held_bytes for d in decoders) + library.made_bytes(memory.work_bytes(shape)["attended"]),
         )
         # The weights are there already.
         self.memory.require(device.free_bytes(), remedy, taken_bytes=held)
