@@ -389,6 +389,52 @@ def test_sampler_depends_on_the_step_alone(clips: Path) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a(5), b(5), strict=True))
 
 
+def film(path: Path, luma: Any) -> None:
+    """A lossless file of these frames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = luma.shape[2], luma.shape[1], "yuv444p"
+        for frame in luma:
+            yuv = np.stack([frame, np.full_like(frame, 128), np.full_like(frame, 128)])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(yuv, format="yuv444p")))
+        container.mux(stream.encode(None))
+
+
+def test_own_pairs_are_trained_on_as_they_are(clips: Path, tmp_path: Path) -> None:
+    """Not degraded a second time; alone, and beside clips."""
+    rng = np.random.default_rng(3)
+    low = rng.integers(30, 200, (4, 42, 50)).astype(np.uint8)
+    high = np.kron(low, np.ones((1, 2, 2), np.uint8))
+    film(tmp_path / "pairs é" / "low" / "one.mkv", low)
+    film(tmp_path / "pairs é" / "high" / "one.mkv", high)
+    found = data.prepare_pairs(tmp_path / "pairs é", tmp_path / "cache", 2, 64)
+    for variant in range(degrade.VARIANTS):
+        large, small = found[0].load(variant)
+        assert small.shape == (4, 40, 48)
+        assert np.array_equal(large, np.kron(small, np.ones((1, 2, 2), np.uint8)))
+        assert np.array_equal(small, low[:, :40, :48])
+    given = arguments(clips, tmp_path / "run", "--pairs", str(tmp_path / "pairs é"))
+    assert command.train(given).exists()
+    given.data, given.out = None, tmp_path / "alone"
+    assert command.train(given).exists()
+
+
+def test_pairs_that_are_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    luma = np.full((3, 32, 32), 90, np.uint8)
+    film(tmp_path / "low" / "one.mkv", luma)
+    (tmp_path / "high").mkdir()
+    with pytest.raises(ValueError, match="got one; add"):
+        data.prepare_pairs(tmp_path, tmp_path / "cache", 2, 64)
+    film(tmp_path / "high" / "one.mkv", np.full((2, 64, 64), 90, np.uint8))
+    with pytest.raises(ValueError, match="got 3 of 32x32 and 2 of 64x64; cut"):
+        data.prepare_pairs(tmp_path, tmp_path / "cache", 2, 64)
+    assert not list((tmp_path / "cache").iterdir())
+    with pytest.raises(SystemExit):
+        command.parse(["--out", "x"])
+    assert "--pairs or both" in capsys.readouterr().err
+
+
 def test_margin_shows_more_around_the_same_crop(clips: Path) -> None:
     prepared = data.prepare(clips, clips / "cache", 2, 64, 1, 1, drawn=0)
     low, high = data.Sampler(prepared, 2, 6, 3, 24, 1)(3)

@@ -13,6 +13,12 @@ in the repository's folder checkpoints/:
 
     python -m trt_build.builtin --data CLIPS --scale 2 --out X2 --start-from checkpoints/builtin-x2.pt --single 0 \
         --steps 1200 --sharpness 0.12 --compact checkpoints/builtin-x2.pt --export vsflashsr/bundles/builtin
+
+Own pairs, such as a DVD and a Blu-ray of the same film (the same frames, aligned, exactly --scale times as large), are taken as
+they are, alone or beside --data; what is exported is a bundle of its own, `flashsr(clip, model="MINE")`:
+
+    python -m trt_build.builtin --pairs PAIRS --scale 2 --out MINE-RUN --start-from checkpoints/builtin-x2.pt --single 0 \
+        --steps 1200 --export MINE --name mine
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from pathlib import Path
 import torch
 
 from . import compact
-from .data import Sampler, prepare, split
+from .data import Sampler, prepare, prepare_pairs, split
 from .export import check_graph, export_graph, load, write_bundle
 from .network import NetConfig
 from .train import TrainConfig, Trainer
@@ -39,7 +45,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     defaults, shape = TrainConfig(single=9000, steps=1000), NetConfig(scale=2)
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data", type=Path, required=True, help="folder of clips")
+    p.add_argument("--data", type=Path, help="folder of clips, which are degraded here")
+    p.add_argument("--pairs", type=Path, help="folder of own pairs: low/NAME.* and high/NAME.*, the same frames")
     p.add_argument("--cache", type=Path, help="where decoded and degraded clips are kept (OUT/cache)")
     p.add_argument("--out", type=Path, required=True, help="folder of the run")
     p.add_argument("--scale", type=int, choices=[2, 4], default=2)
@@ -72,12 +79,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--export", type=Path, help="bundle folder to write the graph into at the end")
     p.add_argument("--compact", type=Path, help="file to write the run into at the end, small enough for the repository")
     p.add_argument("--name", default="builtin", help="the bundle's name")
-    return p.parse_args(arguments)
+    found = p.parse_args(arguments)
+    if not found.data and not found.pairs:
+        p.error("there is nothing to train on; give --data, --pairs or both")
+    return found
 
 
 def train(a: argparse.Namespace) -> Path:
     """Run the training; the checkpoint."""
-    clips = prepare(a.data, a.cache or a.out / "cache", a.scale, a.frames, a.seed, a.threads, a.drawn)
+    cache = a.cache or a.out / "cache"
+    clips = prepare(a.data, cache, a.scale, a.frames, a.seed, a.threads, a.drawn) if a.data else []
+    clips += prepare_pairs(a.pairs, cache, a.scale, a.frames) if a.pairs else []
     training, held = split(clips)
     log.info("%d clips to train on, held out: %s", len(training), ", ".join(c.name for c in held))
     shape = NetConfig(a.scale, a.channels, a.layers)

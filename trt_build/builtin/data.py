@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from .degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
+from .motion import SIZE_MULTIPLE
 from .pages import page
 from .shapes import shapes
 
@@ -45,13 +46,13 @@ class Clip:
         )
 
 
-def decode(path: Path, frames: int) -> Luma:
-    """Luma of the first `frames` frames, cropped to multiples of 16."""
+def decode(path: Path, frames: int, multiple: int = 16) -> Luma:
+    """Luma of the first `frames` frames, cropped to multiples of `multiple`."""
     out: list[Luma] = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             yuv = frame.reformat(format="yuv420p", dst_color_range="MPEG").to_ndarray()
-            height, width = frame.height - frame.height % 16, frame.width - frame.width % 16
+            height, width = frame.height - frame.height % multiple, frame.width - frame.width % multiple
             out.append(np.array(yuv[:height, :width]))
             if len(out) == frames:
                 break
@@ -118,6 +119,43 @@ def prepare(folder: Path, cache: Path, scale: int, frames: int, seed: int, jobs:
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(_prepare, p, cache, scale, frames, seed) for p in sources]
         return [w.result() for w in tqdm(waiting, desc="degrading", unit="clip")]
+
+
+def _pair(low: Path, high: Path, cache: Path, scale: int, frames: int) -> Clip:
+    key = hashlib.sha256(f"{low.name} {low.stat().st_size} {high.name} {high.stat().st_size} {frames}".encode()).hexdigest()[:10]
+    files = [cache / f"{high.stem}-{key}-x{scale}-pair-{side}.npy" for side in ("low", "high")]
+    if not all(file.exists() for file in files):
+        small, large = decode(low, frames, 1), decode(high, frames, 1)
+        if (len(small), scale * small.shape[1], scale * small.shape[2]) != large.shape:
+            raise ValueError(
+                f"the pair {high.stem!r} should be as many frames, and the high side {scale} times as large, got "
+                f"{_said(small)} and {_said(large)}; cut and crop both alike, or change --scale"
+            )
+        height, width = (side - side % SIZE_MULTIPLE for side in small.shape[1:])
+        if not height or not width:
+            raise ValueError(f"the pair {high.stem!r} is too small, got {_said(small)}; give {SIZE_MULTIPLE} pixels and more")
+        _save(files[0], small[:, :height, :width])
+        _save(files[1], large[:, : scale * height, : scale * width])
+    return Clip(high.stem, files[1], (files[0],) * VARIANTS, drawn=False)
+
+
+def _said(luma: Luma) -> str:
+    count, height, width = luma.shape
+    return f"{count} of {width}x{height}"
+
+
+def prepare_pairs(folder: Path, cache: Path, scale: int, frames: int) -> list[Clip]:
+    """A user's own pairs, `folder`/low/NAME.* and `folder`/high/NAME.*: the same frames, `scale` times as large. Nothing is
+    degraded; what is there in `cache` is kept."""
+    sides = [
+        {p.stem: p for p in sorted(Path(folder, side).glob("*")) if p.suffix.lower() in SUFFIXES} for side in ("low", "high")
+    ]
+    low, high = sides
+    if not high or low.keys() != high.keys():
+        alone = ", ".join(sorted(low.keys() ^ high.keys())) or "no clips at all"
+        raise ValueError(f"{folder} should hold low/NAME and high/NAME of each pair, got {alone}; add what is missing")
+    cache.mkdir(parents=True, exist_ok=True)
+    return [_pair(low[name], high[name], cache, scale, frames) for name in tqdm(sorted(high), desc="decoding", unit="pair")]
 
 
 def source_of(name: str) -> str:
