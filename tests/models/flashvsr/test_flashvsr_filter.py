@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import pytest
 
 pytest.importorskip("torch", reason="the toy bundle is made by the exporter, which needs the extra 'export'")
 
+import onnx
 import vapoursynth as vs
 
 from vsflashsr import flashsr
 from vsflashsr.colour_fix import adain, wavelet
+from vsflashsr.files import sha256_of
 from vsflashsr.resample import resize
 
 from ...support.clips import read, rgb_clip
@@ -158,6 +162,26 @@ def test_both_forms_of_weights_give_the_same_picture() -> None:
 def test_bad_options_are_refused_when_the_script_runs(options: dict[str, Any], says: str) -> None:
     with pytest.raises(vs.Error, match=f"flashsr: .*{says}"):
         render(frames(1, 16, 16), model_options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("middle.onnx", "should make x_out, q, k, v, got x_out, k, q, v; export"),
+        ("decoder.onnx", "should make frames, next0, .* got frames, next1, next0, "),
+    ],
+)
+def test_a_graph_that_makes_something_else_is_refused_when_the_script_runs(name: str, says: str, tmp_path: Path) -> None:
+    """Of what is read by place, the shapes may be the same."""
+    folder = Path(shutil.copytree(small_bundle(), tmp_path / "bündel"))
+    model = onnx.load(folder / name)
+    model.graph.output.insert(1, model.graph.output.pop(2))
+    onnx.save(model, folder / name)
+    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    manifest["files"][name] = sha256_of(folder / name)
+    (folder / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(vs.Error, match=f"flashsr: .*{name}' {says}"):
+        render(frames(1, 16, 16), model=folder)
 
 
 def test_a_split_encode_equals_a_linear_one(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ....errors import FlashsrError
 from ....runtimes.backend import HostBackend
 from ....runtimes.graph import GraphCall, HostGraph, Shapes
 from ..calls import StepOf
@@ -118,6 +119,10 @@ class OnnxExecutor:
         )
 
 
+MADE = {"first": ("x", "q", "k", "v"), "middle": ("x_out", "q", "k", "v"), "last": ("latents",)}
+"""Outputs of the DiT's pieces, in their order."""
+
+
 def load_executor(
     backend: HostBackend, folder: Path, section: Section, calls: StepOf[GraphCall], observer: Observer | None = None
 ) -> OnnxExecutor:
@@ -133,5 +138,24 @@ def load_executor(
         FlashsrError: a graph can't be had there.
     """
     path = folder / section.attention
-    window, *graphs = backend.load([GraphCall(path, path.stem, (Shapes({}, {}),)), *calls])
-    return OnnxExecutor(section, calls.loaded(graphs), window, observer)
+    window, *loaded = backend.load([GraphCall(path, path.stem, (Shapes({}, {}),)), *calls])
+    graphs = calls.loaded(loaded)
+    _check(window, ("out",))
+    _check(graphs.projector, ("tokens",) if section.version == "v1" else ("tokens", "next2"))
+    for kind, outputs in MADE.items():
+        for graph in getattr(graphs, kind):
+            _check(graph, outputs)
+    states = tuple(f"next{n}" for n in range(len(section.decoder_states)))
+    _check(graphs.decoder, ("frames", *states))
+    if (cold := graphs.decoder_first) is not None:
+        # It leaves memories out that the first latent has no use for.
+        _check(cold, ("frames", *(name for name in states if name in cold.outputs)))
+    return OnnxExecutor(section, graphs, window, observer)
+
+
+def _check(graph: HostGraph, outputs: tuple[str, ...]) -> None:
+    """Does it make what the step reads by place? Said when the script runs, not in the middle of an encode."""
+    if tuple(graph.outputs) != outputs:
+        raise FlashsrError(
+            f"{str(graph.path)!r} should make {', '.join(outputs)}, got {', '.join(graph.outputs)}; export the bundle again"
+        )
