@@ -42,10 +42,7 @@ def main() -> None:
     pairs = [part.split("*", 1) for part in arguments.parts]
     shares, paths = [float(share) for share, _ in pairs], [Path(path) for _, path in pairs]
     net = average([folded(path) for path in paths], shares)
-    arguments.bundle.mkdir(parents=True, exist_ok=True)
-    graph = arguments.bundle / f"x{net.config.scale}.onnx"
-    export_graph(net, graph)
-    print(f"{graph} equals torch within {check_graph(net, graph):.1e}")
+    # Before anything is written: the new graph may take the place of a part.
     made_of = [
         {
             "share": share,
@@ -54,6 +51,10 @@ def main() -> None:
         }
         for share, path in zip(shares, paths, strict=True)
     ]
+    arguments.bundle.mkdir(parents=True, exist_ok=True)
+    graph = arguments.bundle / f"x{net.config.scale}.onnx"
+    export_graph(net, graph)
+    print(f"{graph} equals torch within {check_graph(net, graph):.1e}")
     about: dict[str, object] = {"average": made_of}
     if paths[-1].suffix == ".pt":
         about["config"] = load(paths[-1])[1]["config"]
