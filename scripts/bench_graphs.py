@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 import vsflashsr
 
@@ -27,6 +26,8 @@ class Graph:
     """A session with its memory, and what its frames took."""
 
     def __init__(self, path: Path, threads: int, height: int, width: int) -> None:
+        import onnxruntime  # after vsflashsr, which keeps it from sending telemetry
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
