@@ -24,6 +24,18 @@ from ..support.rtx import TARGETS, compile_onnx  # noqa: E402
 torch.set_num_threads(1)
 
 
+def film(path: Path, luma: Any) -> None:
+    """A lossless file of these frames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = luma.shape[2], luma.shape[1], "yuv444p"
+        for frame in luma:
+            yuv = np.stack([frame, np.full_like(frame, 128), np.full_like(frame, 128)])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(yuv, format="yuv444p")))
+        container.mux(stream.encode(None))
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips of a texture that moves."""
@@ -31,14 +43,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         texture = np.kron(rng.integers(40, 200, (40, 48)), np.ones((4, 4))).astype(np.uint8)
-        with av.open(str(folder / f"{name}.mkv"), "w") as container:
-            stream = container.add_stream("ffv1", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-            for n in range(6):
-                yuv = np.full((144, 128), 128, np.uint8)
-                yuv[:96] = texture[n : n + 96, 2 * n : 2 * n + 128]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(yuv, format="yuv420p")))
-            container.mux(stream.encode(None))
+        film(folder / f"{name}.mkv", np.stack([texture[n : n + 96, 2 * n : 2 * n + 128] for n in range(6)]))
     return folder
 
 
@@ -387,18 +392,6 @@ def test_sampler_depends_on_the_step_alone(clips: Path) -> None:
     a, b = (data.Sampler(prepared, 2, 2, 3, 32, 1) for _ in range(2))
     a(0)
     assert all(torch.equal(x, y) for x, y in zip(a(5), b(5), strict=True))
-
-
-def film(path: Path, luma: Any) -> None:
-    """A lossless file of these frames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = luma.shape[2], luma.shape[1], "yuv444p"
-        for frame in luma:
-            yuv = np.stack([frame, np.full_like(frame, 128), np.full_like(frame, 128)])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(yuv, format="yuv444p")))
-        container.mux(stream.encode(None))
 
 
 def test_own_pairs_are_trained_on_as_they_are(clips: Path, tmp_path: Path) -> None:

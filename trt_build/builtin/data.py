@@ -147,10 +147,9 @@ def _said(luma: Luma) -> str:
 def prepare_pairs(folder: Path, cache: Path, scale: int, frames: int) -> list[Clip]:
     """A user's own pairs, `folder`/low/NAME.* and `folder`/high/NAME.*: the same frames, `scale` times as large. Nothing is
     degraded; what is there in `cache` is kept."""
-    sides = [
+    low, high = (
         {p.stem: p for p in sorted(Path(folder, side).glob("*")) if p.suffix.lower() in SUFFIXES} for side in ("low", "high")
-    ]
-    low, high = sides
+    )
     if not high or low.keys() != high.keys():
         alone = ", ".join(sorted(low.keys() ^ high.keys())) or "no clips at all"
         raise ValueError(f"{folder} should hold low/NAME and high/NAME of each pair, got {alone}; add what is missing")
