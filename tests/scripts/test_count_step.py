@@ -19,5 +19,6 @@ def test_a_step_is_counted_by_its_layers() -> None:
     launches = []
     for layers in (2, 3, 4):
         found = SCRIPT["counted"]((128, 256), "bf16", FlashVSRConfig(layers=layers))
+        assert sum(stage.launches["ours: attend"] for stage in found.values()) == layers
         launches.append(sum(sum(stage.launches.values()) for stage in found.values()))
     assert launches[2] - launches[1] == launches[1] - launches[0] > 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -394,7 +395,7 @@ def test_sampler_depends_on_the_step_alone(clips: Path) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a(5), b(5), strict=True))
 
 
-def test_own_pairs_are_trained_on_as_they_are(clips: Path, tmp_path: Path) -> None:
+def test_own_pairs_are_trained_on_as_they_are(clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Not degraded a second time; alone, and beside clips."""
     rng = np.random.default_rng(3)
     low = rng.integers(30, 200, (4, 42, 50)).astype(np.uint8)
@@ -408,9 +409,12 @@ def test_own_pairs_are_trained_on_as_they_are(clips: Path, tmp_path: Path) -> No
         assert np.array_equal(large, np.kron(small, np.ones((1, 2, 2), np.uint8)))
         assert np.array_equal(small, low[:, :40, :48])
     given = arguments(clips, tmp_path / "run", "--pairs", str(tmp_path / "pairs é"))
+    caplog.set_level(logging.INFO, "train_builtin")
     assert command.train(given).exists()
+    assert "2 clips to train on, held out: one" in caplog.text
     given.data, given.out = None, tmp_path / "alone"
     assert command.train(given).exists()
+    assert "1 clips to train on, held out: one" in caplog.text
 
 
 def test_pairs_that_are_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -423,6 +427,9 @@ def test_pairs_that_are_none_are_refused(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(ValueError, match="got 3 of 32x32 and 2 of 64x64; cut"):
         data.prepare_pairs(tmp_path, tmp_path / "cache", 2, 64)
     assert not list((tmp_path / "cache").iterdir())
+    film(tmp_path / "low" / "two.mkv", luma)
+    with pytest.raises(ValueError, match="got two; add"):
+        data.prepare_pairs(tmp_path, tmp_path / "cache", 2, 64)
     with pytest.raises(SystemExit):
         command.parse(["--out", "x"])
     assert "--pairs or both" in capsys.readouterr().err
