@@ -164,7 +164,7 @@ def main() -> None:
         for way, how in ways.items():
             for number, case in enumerate(found):
                 truth = middle(case.luma, arguments.side, scale)
-                low = degrade(truth, scale, how, np.random.default_rng([scale, number]))
+                (low,) = degrade((truth,), scale, how, np.random.default_rng([scale, number]))
                 for name, upscale in models.items():
                     scores.setdefault((case.group, name, way), []).append(score(upscale(unit(low)), truth))
             print(f"x{scale} {way}: done", file=sys.stderr, flush=True)

@@ -37,6 +37,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_chroma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``tiny``, and predicts chroma: U is luma."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny chroma", chroma=True)
+
+
+@pytest.fixture(scope="session")
 def tiny_25_21(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same on FlashVSR's schedule: 25 → 21, then 8 → 8."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny 25 21 ü", schedule=(25, 21, 8, 8))

@@ -69,9 +69,9 @@ def frames(clip: vs.VideoNode, order: list[int]) -> dict[int, bytes]:
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3, 4))])
 def test_any_order_gives_the_frames_of_the_cpu(
-    tiny: Path, tiny_25_21: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
+    tiny: Path, tiny_25_21: Path, tiny_chroma: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
 ) -> None:
-    for model, length, cut in ((tiny, 70, 31), (tiny_25_21, 70, 31), ("builtin", 24, 9)):
+    for model, length, cut in ((tiny, 70, 31), (tiny_25_21, 70, 31), (tiny_chroma, 40, 11), ("builtin", 24, 9)):
         clip, segment = noise(length, 32, 24, vs.YUV420P8, cuts=(cut,)), length // 2 + 5
         order = list(range(length))
         shuffled = [int(n) for n in np.random.default_rng(seed).permutation(length)]

@@ -84,6 +84,25 @@ print(json.dumps(result))
         assert difference <= {"YUV420P16": 2, "RGBS": 1e-6, "GRAYS": 0}.get(name, 1), (name, difference)
 
 
+def test_chroma_is_predicted_of_resident_clips_too(tiny_chroma: Path) -> None:
+    found = run(
+        """
+result = {}
+for name in ("YUV420P8", "YUV444P10", "RGB24"):
+    clip = noise(3, 64, 48, vs.YUV420P8, _Range=1, _Matrix=1)
+    arguments = {"model": model, "format": getattr(vs, name)}
+    host, out = flashsr(clip, 2, **arguments), flashsr(core.std.GPUUpload(clip), 2, **arguments)
+    plain = flashsr(clip, 2, **arguments, model_options={"chroma": False})
+    result[name] = [bool(out.gpu_resident), difference(host, core.std.GPUDownload(out)), difference(host, plain)]
+print(json.dumps(result))
+""",
+        tiny_chroma,
+    )
+    assert set(found) == {"YUV420P8", "YUV444P10", "RGB24"}
+    for name, (resident, apart, predicted) in found.items():
+        assert resident and apart <= 2 and predicted > 20, (name, apart, predicted)
+
+
 def test_strength_and_a_colour_fix_work_on_resident_clips(tiny: Path) -> None:
     found = run(
         """

@@ -65,6 +65,8 @@ class ScaleSpec:
     first: str | None = None
     """Graph of step 0, without state inputs; where None, ``step`` runs with zeros for its state."""
     states: tuple[StateSpec, ...] = ()
+    chroma: str | None = None
+    """Graph that predicts chroma from the luma that was made; where None, chroma is resized."""
 
     def check_states(self, height: int, width: int) -> None:
         """Can there be states for frames of this (padded) size?
@@ -193,7 +195,7 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = _read_manifest(where, folder)
     _check_files(where, folder, manifest.files)
     for scale in manifest.scales.values():
-        for name in (scale.step, scale.first):
+        for name in (scale.step, scale.first, scale.chroma):
             if name is not None and name not in manifest.files:
                 raise FlashsrError(f"{where}: {name[:100]!r} has no sha256 under 'files'; export the bundle again")
     return Bundle(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
-from . import formats, residency
+from . import chroma, formats, residency
 from .arguments import Arguments, OptionValue, read_arguments
 from .errors import FlashsrError
 from .first_frame import properties_of_first_frame, try_conversions
@@ -19,7 +19,7 @@ from .heap import map_large_blocks
 from .host_log import say, to_host_log
 from .model import Model
 from .models.fitting import OpenedModel
-from .models.opening import open_model, read_kind
+from .models.opening import open_chroma, open_model, read_kind
 from .node import Fix, stream_node
 from .runtimes.backend import Backend, open_backend
 
@@ -117,10 +117,11 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
     if resident:
         clip = residency.uploaded(clip)
     plain = formats.lanczos(clip, width, height, target)
-    opened, backend = _open(clip, arguments)
+    opened, predictor, backend = _open(clip, target, arguments)
     if properties is not None:
         try:
-            try_conversions(clip, properties, opened.model.spec.channels, target, arguments.scale)
+            channels = opened.model.spec.channels
+            try_conversions(clip, properties, channels, target, arguments.scale, predicted=predictor is not None)
         except FlashsrError:
             backend.close()
             raise
@@ -135,25 +136,37 @@ def _build(clip: vs.VideoNode, arguments: Arguments) -> vs.VideoNode:
         max_segment=arguments.max_segment,
         preroll=arguments.preroll,
     )
-    out = formats.from_model(made, clip, opened.model.spec.channels, width, height, target)
+    coloured = None
+    if predictor is not None:
+        reads = chroma.to_network(made, clip)
+        predicted = stream_node(reads, predictor.model, find_cuts=False, preroll=0, max_segment=1)
+        coloured = chroma.coloured(predicted, made, clip)
+    out = formats.from_model(made, clip, opened.model.spec.channels, width, height, target, coloured)
     if arguments.strength != 1:
         out = formats.retag(vs.core.std.Merge(plain, out, arguments.strength), clip, target)
     return out if resident else residency.downloaded(out)
 
 
-def _open(clip: vs.VideoNode, arguments: Arguments) -> tuple[OpenedModel, Backend]:
-    """The model, and the backend it is on, which is closed again where the model can't be opened."""
+def _open(
+    clip: vs.VideoNode, target: vs.VideoFormat, arguments: Arguments
+) -> tuple[OpenedModel, OpenedModel | None, Backend]:
+    """The model, what predicts the chroma of its pictures (if anything does), and the backend they are on, which is closed again
+    where one can't be opened."""
+    predictor = None
     with to_host_log():
         kind = read_kind(arguments)
         backend = open_backend(arguments, say, plain=kind.plain)
         try:
+            if chroma.predictable(clip, target):
+                predictor = open_chroma(kind, arguments, chroma.size_of(clip, kind.scale), backend)
             opened = open_model(kind, arguments, (clip.height, clip.width), backend)
         except BaseException:
             backend.close()
             raise
-    if opened.memory:
-        say(f"{opened.name} on {backend.where} ({backend.name}) takes {opened.memory}")
-    return opened, backend
+    for model, what in ((predictor, f"{opened.name}'s chroma"), (opened, opened.name)):
+        if model is not None and model.memory:
+            say(f"{what} on {backend.where} ({backend.name}) takes {model.memory}")
+    return opened, predictor, backend
 
 
 def _stream(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import vapoursynth as vs
 
-from . import formats
+from . import chroma, formats
 from .errors import FlashsrError, shown
 from .frames import FIELD_CURES
 from .host_log import say
@@ -68,9 +68,18 @@ def properties_of_first_frame(clip: vs.VideoNode, matrix: int | None) -> Mapping
 
 
 def try_conversions(
-    clip: vs.VideoNode, properties: Mapping[str, int], channels: Channels, target: vs.VideoFormat, scale: float
+    clip: vs.VideoNode,
+    properties: Mapping[str, int],
+    channels: Channels,
+    target: vs.VideoFormat,
+    scale: float,
+    *,
+    predicted: bool,
 ) -> None:
     """All that the core is going to convert, tried on a small blank picture with the properties of the clip's first frame.
+
+    Args:
+        predicted: a network predicts chroma.
 
     Raises:
         FlashsrError: the core refuses.
@@ -88,7 +97,10 @@ def try_conversions(
     try:
         low = formats.to_model(blank, channels)
         made = low.std.BlankClip(width=width, height=height).std.RemoveFrameProps()  # the model's frames say nothing
-        out = formats.from_model(made, blank, channels, width, height, target)
+        coloured = None
+        if predicted:
+            coloured = chroma.coloured(chroma.to_network(made, blank).std.RemoveFrameProps(), made, blank)
+        out = formats.from_model(made, blank, channels, width, height, target, coloured)
         for node in (low, out, formats.lanczos(blank, width, height, target)):
             node.get_frame(0).close()
     except vs.Error as error:

@@ -118,7 +118,7 @@ def _by_matrix(clip: vs.VideoNode, make: Callable[[int], vs.VideoNode]) -> vs.Vi
     return _per_frame(clip, lambda props: int(props["_Matrix"]) if has_matrix(props) else guess, guess, make)
 
 
-def _by_chroma_location(clip: vs.VideoNode, make: Callable[[int], vs.VideoNode]) -> vs.VideoNode:
+def by_chroma_location(clip: vs.VideoNode, make: Callable[[int], vs.VideoNode]) -> vs.VideoNode:
     """``make`` for the chroma location of each frame. The resizer forgets it in pictures without subsampling."""
     return _per_frame(clip, lambda props: int(props.get("_ChromaLocation", _LEFT)), _LEFT, make)
 
@@ -140,31 +140,42 @@ def to_model(clip: vs.VideoNode, channels: Channels) -> vs.VideoNode:
 
 
 def from_model(
-    made: vs.VideoNode, clip: vs.VideoNode, channels: Channels, width: int, height: int, target: vs.VideoFormat
+    made: vs.VideoNode,
+    clip: vs.VideoNode,
+    channels: Channels,
+    width: int,
+    height: int,
+    target: vs.VideoFormat,
+    coloured: vs.VideoNode | None = None,
 ) -> vs.VideoNode:
     """What the model made of ``clip``, as ``width`` x ``height`` in ``target``, with the clip's properties.
 
-    Of a luma model, chroma is the clip's own, upscaled with Spline36.
+    Of a luma model, chroma is that of ``coloured`` (``chroma.coloured``), or else the clip's own, upscaled with Spline36.
     """
     core = vs.core
     source = check_clip(clip)
     family = source.color_family
+    if coloured is not None:
+        if (coloured.width, coloured.height) != (width, height):
+            coloured = core.resize.Spline36(coloured, width, height)
+        return convert(coloured, clip, target)
     if (made.width, made.height) != (width, height):
-        made = core.resize.Spline36(core.resize.Point(made, format=_single(made)), width, height)
+        made = core.resize.Spline36(single(made), width, height)
     if channels == "luma" and family == vs.YUV and target.color_family == vs.YUV:
         # The everyday case: luma and chroma meet in the target format, and chroma never passes through 4:4:4.
         grey = core.query_video_format(vs.GRAY, target.sample_type, target.bits_per_sample)
         luma = core.resize.Point(core.std.CopyFrameProps(made, clip), format=grey.id)
         chroma = core.resize.Spline36(clip, width, height, format=target.id)
         return retag(core.std.ShufflePlanes([luma, chroma, chroma], [0, 1, 2], vs.YUV), clip, target)
-    made = core.resize.Point(made, format=_single(made))
+    made = single(made)
     whole = _in_source_family(made, clip, channels, source)
     return convert(core.std.CopyFrameProps(whole, clip), clip, target)
 
 
-def _single(made: vs.VideoNode) -> int:
-    """The format of a model's picture in single float: sums of halves round."""
-    return int(check_clip(made).replace(bits_per_sample=32).id)
+def single(made: vs.VideoNode) -> vs.VideoNode:
+    """A model's picture in single float: sums of halves round."""
+    found = check_clip(made)
+    return made if found.bits_per_sample == 32 else vs.core.resize.Point(made, format=found.replace(bits_per_sample=32).id)
 
 
 def _in_source_family(
@@ -189,13 +200,14 @@ def _in_source_family(
 
 
 def convert(whole: vs.VideoNode, clip: vs.VideoNode, target: vs.VideoFormat) -> vs.VideoNode:
-    """``whole`` (float, no subsampling, the clip's family) in ``target``; properties are the clip's as far as they stay true."""
+    """``whole`` (float, the clip's family, its subsampling or none) in ``target``; properties are the clip's as far as they stay
+    true."""
     core = vs.core
     family = check_clip(clip).color_family
     if target.color_family == family == vs.YUV and (target.subsampling_w or target.subsampling_h):
-        out = _by_chroma_location(clip, lambda c: core.resize.Spline36(whole, format=target.id, chromaloc=c))
+        out = by_chroma_location(clip, lambda c: core.resize.Spline36(whole, format=target.id, chromaloc=c))
     elif family == vs.YUV and target.color_family == vs.RGB:
-        out = _by_matrix(clip, lambda m: core.resize.Point(whole, format=target.id, matrix_in=m))
+        out = _by_matrix(clip, lambda m: core.resize.Spline36(whole, format=target.id, matrix_in=m))
     else:
         out = core.resize.Spline36(whole, format=target.id, **_matrix_from(family, target))
     return retag(out, clip, target)

@@ -80,6 +80,16 @@ def write_recurrent_graph(path: Path, reads: int, emits: int, scale: int, channe
     _save(path, nodes, inputs, outputs, constants)
 
 
+def write_chroma_graph(path: Path, *, planes: int = 3) -> None:
+    """U becomes luma, V stays: it shows where luma was taken from, and which chroma was handed over."""
+    kernel = np.zeros((planes, planes, 1, 1), np.float32)
+    for out, of in enumerate((0, 0, 2)[:planes]):
+        kernel[out, of] = 1
+    nodes = [helper.make_node("Conv", ["frames", "kernel"], ["out"])]
+    inputs, outputs = [_floats("frames", [1, planes, "h", "w"])], [_floats("out", [1, planes, "h", "w"])]
+    _save(path, nodes, inputs, outputs, {"kernel": kernel})
+
+
 def _without_state(path: Path, to: Path) -> None:
     """A graph for step 0: the state inputs become what a cold state is."""
     model = onnx.load(path)
@@ -102,18 +112,22 @@ def write_tiny_bundle(
     preroll: int = 5,
     max_segment: int = 40,
     gain: float = 2.0,
+    chroma: bool = False,
 ) -> Path:
-    """A bundle of kind ``recurrent``. ``gain`` = NaN makes its weights bad."""
+    """A bundle of kind ``recurrent``. ``gain`` = NaN makes its weights bad. ``chroma``: with ``write_chroma_graph``'s."""
     folder.mkdir(parents=True)
     c = 1 if channels == "luma" else 3
     first_reads, first_emits, reads, emits = schedule
     states = [{"name": "mean", "shape": [1, c, "h", "w"]}]
     if reads != 1:
         states.append({"name": "held", "shape": [4, c, "h", "w"]})
-    graphs = {}
+    graphs: dict[str, dict[str, object]] = {}
     for scale in scales:
         write_recurrent_graph(folder / f"x{scale}.onnx", reads, emits, scale, c, gain=gain)
         graphs[str(scale)] = {"step": f"x{scale}.onnx", "states": states}
+        if chroma:
+            write_chroma_graph(folder / "chroma.onnx")
+            graphs[str(scale)]["chroma"] = "chroma.onnx"
         if schedule != (1, 1, 1, 1):
             cold = folder / "cold.onnx"
             write_recurrent_graph(cold, first_reads, first_emits, scale, c, gain=gain)

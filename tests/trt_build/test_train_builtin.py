@@ -383,7 +383,7 @@ def test_lanczos_base_keeps_flat_areas_flat() -> None:
 @pytest.mark.parametrize("codec", ["h264", "mpeg2"])
 def test_codec_pass_changes_a_clip_a_little(codec: str) -> None:
     luma = np.random.default_rng(0).integers(60, 120, (5, 48, 64), np.uint8)
-    out = degrade.code(luma, codec, 5, "veryfast")  # type: ignore[arg-type]
+    (out,) = degrade.code((luma,), codec, 5, "veryfast")  # type: ignore[arg-type]
     assert out.shape == luma.shape
     assert 0 < np.abs(out.astype(int) - luma).mean() < 12
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import re
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .degrade import VARIANTS, WEIGHTS, Luma, degrade, draw
+from .degrade import VARIANTS, WEIGHTS, Luma, Planes, degrade, draw
+from .degrade import split as split_planes
 from .motion import SIZE_MULTIPLE
 from .pages import page
 from .shapes import shapes
@@ -48,17 +50,28 @@ class Clip:
 
 def decode(path: Path, frames: int, multiple: int = 16) -> Luma:
     """Luma of the first `frames` frames, cropped to multiples of `multiple`."""
-    out: list[Luma] = []
+    return decode_planes(path, frames, multiple)[0]
+
+
+def _frames(path: Path, frames: int) -> Iterator[av.VideoFrame]:
+    """The first of them, as 4:2:0 of limited range."""
+    count = 0
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            yuv = frame.reformat(format="yuv420p", dst_color_range="MPEG").to_ndarray()
-            height, width = frame.height - frame.height % multiple, frame.width - frame.width % multiple
-            out.append(np.array(yuv[:height, :width]))
-            if len(out) == frames:
+            yield frame.reformat(format="yuv420p", dst_color_range="MPEG")
+            count += 1
+            if count == frames:
                 break
-    if not out:
+    if not count:
         raise ValueError(f"{path} has no video frames; take it out of the folder")
-    return np.stack(out)
+
+
+def decode_planes(path: Path, frames: int, multiple: int = 16) -> Planes:
+    """Y, U and V of the first `frames` frames, cropped to (of U and V half of) multiples of `multiple`."""
+    found = [split_planes(cast(Luma, f.to_ndarray()), f.height, f.width) for f in _frames(path, frames)]
+    planes = [np.stack(plane) for plane in zip(*found, strict=True)]
+    height, width = (side - side % multiple for side in planes[0].shape[1:])
+    return planes[0][:, :height, :width], *(plane[:, : height // 2, : width // 2] for plane in planes[1:])
 
 
 def _save(path: Path, array: Luma) -> None:
@@ -101,7 +114,7 @@ def _prepare(source: Path | Drawing, cache: Path, scale: int, frames: int, seed:
             luma = cast(Luma, np.load(high))
         rng = np.random.default_rng([seed, scale, variant, int(key, 16)])
         how = draw(variant, scale, rng)
-        _save(file, degrade(luma, scale, how, rng))
+        _save(file, degrade((luma,), scale, how, rng)[0])
         file.with_suffix(".json").write_text(json.dumps(how.__dict__), encoding="utf-8")
     return Clip(name, high, low, isinstance(source, Drawing))
 

@@ -1,4 +1,4 @@
-"""Low-resolution versions of a clip's luma: clean resampling, or blur, noise and a real codec pass.
+"""Low-resolution versions of a clip, luma alone or with 4:2:0 chroma: clean resampling, or blur, noise and a real codec pass.
 
 Everything is drawn from a `numpy.random.Generator`, so that a clip, a seed and a variant always give the same bytes
 (with the same zimg and codec builds).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import av
 import numpy as np
@@ -16,7 +16,10 @@ import numpy.typing as npt
 import vapoursynth as vs
 
 Luma = npt.NDArray[np.uint8]
-"""A clip's luma, (frames, height, width), 8-bit limited range."""
+"""A clip's luma, or another plane of it, (frames, height, width), 8-bit limited range."""
+
+type Planes = tuple[Luma, ...]
+"""Luma alone, or with U and V of half its size."""
 
 KERNELS: dict[str, tuple[str, dict[str, float]]] = {
     "bicubic": ("Bicubic", {"filter_param_a": 0.0, "filter_param_b": 0.5}),
@@ -34,6 +37,9 @@ interlaced once."""
 
 WEIGHTS = (0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.06, 0.04)
 """How often a variant is drawn: half of the training pairs are clean."""
+
+CHROMA_NOISE = 0.6
+"""Noise of chroma, of that of luma."""
 
 Codec = Literal["none", "h264", "mpeg2", "vp9"]
 
@@ -82,29 +88,35 @@ def draw(variant: int, scale: int, rng: np.random.Generator) -> Degradation:
     return Degradation(kernel, blur, noise, codec, quality, str(rng.choice(["veryfast", "medium"])))
 
 
-def _node(luma: Luma) -> vs.VideoNode:
-    count, height, width = luma.shape
-    blank = vs.core.std.BlankClip(width=width, height=height, format=vs.GRAY8, length=count, keep=True)
+def node_of(planes: Planes) -> vs.VideoNode:
+    """The clip in VapourSynth, GRAY8 or YUV420P8."""
+    count, height, width = planes[0].shape
+    video_format = vs.GRAY8 if len(planes) == 1 else vs.YUV420P8
+    blank = vs.core.std.BlankClip(width=width, height=height, format=video_format, length=count, keep=True)
 
     def put(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         out = f.copy()
-        np.copyto(np.asarray(out[0]), luma[n])
+        for p, plane in enumerate(planes):
+            np.copyto(np.asarray(out[p]), plane[n])
         return out
 
     return blank.std.ModifyFrame(blank, put)
 
 
-def resample(luma: Luma, scale: int, kernel: str, blur: float = 0.0) -> Luma:
-    """`luma` made `scale` times smaller by zimg, blurred before by a Gaussian of `blur` source pixels."""
-    node = _node(luma)
+def resample(planes: Planes, scale: int, kernel: str, blur: float = 0.0) -> Planes:
+    """`planes` made `scale` times smaller by zimg, blurred before by a Gaussian of `blur` source pixels."""
+    node = node_of(planes)
+    target = node.format
     if blur > 0:
         radius = max(1, min(12, int(np.ceil(3 * blur))))
         taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * blur * blur))
         matrix = [round(v) for v in (taps / taps.max() * 1000).tolist()]
-        node = node.resize.Point(format=vs.GRAY16).std.Convolution(matrix=matrix, mode="hv")
+        deep = target.replace(bits_per_sample=16)
+        node = node.resize.Point(format=deep.id).std.Convolution(matrix=matrix, mode="hv")
     name, parameters = KERNELS[kernel]
-    node = getattr(node.resize, name)(node.width // scale, node.height // scale, format=vs.GRAY8, **parameters)
-    return np.stack([np.array(frame[0]) for frame in node.frames(close=True)])
+    node = getattr(node.resize, name)(node.width // scale, node.height // scale, format=target.id, **parameters)
+    frames = [[np.array(frame[p]) for p in range(len(planes))] for frame in node.frames(close=True)]
+    return tuple(np.stack(plane) for plane in zip(*frames, strict=True))
 
 
 def deinterlaced(luma: Luma) -> Luma:
@@ -123,39 +135,52 @@ def deinterlaced(luma: Luma) -> Luma:
     return out
 
 
-def code(luma: Luma, codec: Literal["h264", "mpeg2", "vp9"], quality: int, preset: str) -> Luma:
-    """`luma` after a pass through a real encoder and decoder (grey chroma, even sizes only)."""
-    count, height, width = luma.shape
+def code(planes: Planes, codec: Literal["h264", "mpeg2", "vp9"], quality: int, preset: str) -> Planes:
+    """`planes` after a pass through a real encoder and decoder (luma alone: with grey chroma; even sizes only)."""
+    count, height, width = planes[0].shape
     name, options = {
         "h264": ("libx264", {"crf": str(quality), "preset": preset}),
         "mpeg2": ("mpeg2video", {"qmin": str(quality), "qmax": str(quality), "bf": "2", "g": "15"}),
         "vp9": ("libvpx-vp9", {"crf": str(quality), "b": "0", "deadline": "realtime", "cpu-used": "8"}),
     }[codec]
+    grey = np.full((count, height // 2, width // 2), 128, np.uint8)
+    whole = planes if len(planes) == 3 else (planes[0], grey, grey)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
         stream: Any = container.add_stream(name, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        grey = np.full((height // 2, width), 128, np.uint8)
-        for picture in luma:
-            frame = av.VideoFrame.from_ndarray(np.concatenate([picture, grey]), format="yuv420p")
-            container.mux(stream.encode(frame))
+        for picture in zip(*whole, strict=True):
+            packed = np.concatenate([plane.ravel() for plane in picture]).reshape(-1, width)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(packed, format="yuv420p")))
         container.mux(stream.encode(None))
     buffer.seek(0)
     with av.open(buffer, "r") as decoder:
-        out = [frame.to_ndarray()[:height] for frame in decoder.decode(video=0)]
+        out = [split(cast(Luma, frame.to_ndarray()), height, width) for frame in decoder.decode(video=0)]
     if len(out) != count:
         raise RuntimeError(f"{codec} gave back {len(out)} of {count} frames; use another build of PyAV")
-    return np.stack(out)
+    return tuple(np.stack(plane) for plane in zip(*out, strict=True))[: len(planes)]
 
 
-def degrade(luma: Luma, scale: int, how: Degradation, rng: np.random.Generator) -> Luma:
-    """The low-resolution version of `luma`, (frames, height / scale, width / scale)."""
-    low = resample(luma, scale, how.kernel, how.blur)
+def split(packed: Luma, height: int, width: int) -> tuple[Luma, ...]:
+    """PyAV's array of a yuv420p frame as its planes. Even sizes only."""
+    luma, quarter = height * width, height * width // 4
+    flat = packed.ravel()
+    chroma = (flat[at : at + quarter].reshape(height // 2, width // 2) for at in (luma, luma + quarter))
+    return flat[:luma].reshape(height, width), *chroma
+
+
+def degrade(planes: Planes, scale: int, how: Degradation, rng: np.random.Generator) -> Planes:
+    """The low-resolution version of `planes`: each 1/scale as high and wide."""
+    low = resample(planes, scale, how.kernel, how.blur)
     if how.noise > 0:
-        low = np.clip(np.rint(low + rng.normal(0, how.noise, low.shape)), 1, 254).astype(np.uint8)
+        low = tuple(_noisy(plane, how.noise * (CHROMA_NOISE if p else 1), rng) for p, plane in enumerate(low))
     if how.interlaced:
-        low = deinterlaced(low)
+        low = (deinterlaced(low[0]), *low[1:])
     if how.codec != "none":
         low = code(low, how.codec, how.quality, how.preset)
     return low
+
+
+def _noisy(plane: Luma, noise: float, rng: np.random.Generator) -> Luma:
+    return np.clip(np.rint(plane + rng.normal(0, noise, plane.shape)), 1, 254).astype(np.uint8)

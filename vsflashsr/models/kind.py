@@ -60,6 +60,15 @@ class Kind(Protocol):
         """Does the model make the colour fix itself where it sees whole frames? Tiles are always left to the filter, because
         their own statistics would give each a tint of its own."""
 
+    @property
+    def chroma(self) -> Kind | None:
+        """What predicts the chroma of what it makes, of scale 1 (``chroma.to_network``); None: there is nothing to predict, or
+        the core's resizer does."""
+
+    @property
+    def scale(self) -> int:
+        """Output size over input size."""
+
     def graphs(self, size: Size) -> Sequence[GraphCall]:
         """All graphs for frames or tiles of this size, in the order in which they are first called.
 

@@ -51,14 +51,29 @@ def open_model(kind: Kind, arguments: Arguments, size: Size, backend: Backend) -
     return opened
 
 
+def open_chroma(kind: Kind, arguments: Arguments, size: Size, backend: Backend) -> OpenedModel | None:
+    """What predicts the chroma of the model's pictures, for chroma of ``size`` = (height, width), if anything does.
+
+    To be opened before the model itself: its memory is gone, then, when it is seen which tiles of the model fit.
+
+    Raises:
+        FlashsrError: it can't be opened.
+    """
+    return None if kind.chroma is None else fit(kind.chroma, arguments, size, backend)
+
+
 def graphs_ahead(arguments: Arguments, sizes: Sequence[Size]) -> list[GraphCall]:
-    """What ``open_model`` would load for whole frames, or for tiles, of these sizes; nothing is loaded.
+    """What ``open_model`` would load for whole frames, or for tiles, of these sizes, and ``open_chroma`` for 4:2:0 clips; nothing
+    is loaded.
 
     Raises:
         FlashsrError: the model can't be read, or doesn't have what was asked for.
     """
     kind = read_kind(arguments)
-    return [call for size in sizes for call in kind.graphs(size)]
+    calls = [call for size in sizes for call in kind.graphs(size)]
+    if kind.chroma is not None:
+        calls += [call for h, w in sizes for call in kind.chroma.graphs((h * kind.scale // 2, w * kind.scale // 2))]
+    return calls
 
 
 def read_kind(arguments: Arguments) -> Kind:

@@ -40,6 +40,7 @@ class FlashVSRKind:
     fixed: Size | None = None
     fixes_whole_frames: bool = True
     plain: bool = False
+    chroma: None = None
 
     @property
     def multiple(self) -> int:

@@ -10,7 +10,7 @@ from ...bundle import Bundle, ColorFix, ScaleSpec
 from ...errors import FlashsrError
 from ...geometry import padded
 from ...runtimes.backend import Backend
-from ...runtimes.graph import GraphCall, Shapes
+from ...runtimes.graph import GraphCall, Shapes, require_shapes
 from ...runtimes.onnxruntime import open_session
 from ...schedule import Schedule
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, refuse_options
@@ -30,11 +30,17 @@ class FrameKind:
     multiple: int = 8
     fixes_whole_frames: bool = False
     plain: bool = True
+    chroma: None = None
 
     @property
     def fixed(self) -> Size | None:
         """See ``Kind.fixed``."""
         return self.graph.size
+
+    @property
+    def scale(self) -> int:
+        """See ``Kind.scale``."""
+        return self.graph.scale
 
     def graphs(self, size: Size) -> list[GraphCall]:
         """See ``Kind.graphs``."""
@@ -51,7 +57,15 @@ class FrameKind:
         """See ``Kind.load``."""
         graph, value_range = self.graph, self.bundle.value_range
         if backend.place == "host":
-            (loaded,) = backend.load(self.graphs(size))
+            (call,) = self.graphs(size)
+            (loaded,) = backend.load([call])
+            (shapes,) = call.shapes
+            require_shapes(loaded.path, loaded.inputs, shapes.inputs)
+            if set(loaded.inputs) != set(shapes.inputs) or set(loaded.outputs) != set(shapes.outputs):
+                raise FlashsrError(
+                    f"{loaded.path.name!r} reads {list(loaded.inputs)} and makes {list(loaded.outputs)}, expected "
+                    f"{graph.input!r} and {graph.output!r}; correct the bundle"
+                )
             return LoadedModel(FrameModel(loaded, graph, value_range))
         from ..recurrent.device import DeviceGraphs, DeviceRecurrentModel  # what a script on the CPU needn't load
 

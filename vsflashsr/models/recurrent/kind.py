@@ -5,15 +5,33 @@ Graph: ``frames`` (T, C, h, w) and ``state.NAME`` in, ``out`` (T', C, s*h, s*w) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ...arguments import Arguments
+from ...arguments import Arguments, changed
 from ...bundle import Bundle, ColorFix
+from ...errors import FlashsrError, shown
 from ...geometry import padded
 from ...runtimes.backend import Backend, DeviceBackend, HostBackend
 from ...runtimes.graph import GraphCall, Shape, Shapes, require_shapes
+from ..frame.host import FrameGraph
+from ..frame.kind import FrameKind
 from ..kind import TILE_REMEDY, LoadedModel, Size, label_of, refuse_options
 from .host import FRAMES, NEXT, OUT, STATE, RecurrentModel
+
+CHROMA_MULTIPLE = 8
+"""Sides of what a graph that predicts chroma reads are multiples of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of bundles that can predict chroma."""
+
+    chroma: bool = True
+    """Predict it? Else it is resized with Spline36."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.chroma, bool):
+            raise FlashsrError(f"model_options: chroma is True or False, got {shown(self.chroma)}; give one of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +41,7 @@ class RecurrentKind:
     bundle: Bundle
     scale: int
     color_fix: ColorFix
+    chroma: FrameKind | None = None
     fixed: Size | None = None
     multiple: int = 8
     fixes_whole_frames: bool = False
@@ -87,5 +106,15 @@ class RecurrentKind:
 
 def read_recurrent(bundle: Bundle, scale: int, arguments: Arguments) -> RecurrentKind:
     """See ``KindReader``."""
-    refuse_options(bundle.name, arguments)
-    return RecurrentKind(bundle, scale, arguments.color_fix or bundle.color_fix)
+    color_fix = arguments.color_fix or bundle.color_fix
+    if (graph := bundle.scales[scale].chroma) is None:
+        refuse_options(bundle.name, arguments)
+        return RecurrentKind(bundle, scale, color_fix)
+    options = changed(Options(), arguments.model_options, f"the model {bundle.name!r}")
+    return RecurrentKind(bundle, scale, color_fix, _chroma(bundle, graph) if options.chroma else None)
+
+
+def _chroma(bundle: Bundle, name: str) -> FrameKind:
+    """The graph that predicts chroma: three planes in (``chroma.to_network``), three out, of which the first doesn't matter."""
+    graph = FrameGraph(FRAMES, OUT, 1, "rgb", bundle.precision, CHROMA_MULTIPLE, size=None)
+    return FrameKind(replace(bundle, value_range=(0.0, 1.0)), bundle.path(name), graph, color_fix="none")

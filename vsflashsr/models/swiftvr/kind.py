@@ -38,6 +38,7 @@ class SwiftVRKind:
     plain: bool = False
     fixed: Size | None = None
     fixes_whole_frames: bool = False
+    chroma: None = None
 
     @property
     def multiple(self) -> int:

@@ -1,0 +1,1 @@
+"""Training and export of the small networks that predict chroma from luma that was made."""

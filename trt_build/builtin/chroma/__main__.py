@@ -1,0 +1,5 @@
+"""``python -m trt_build.builtin.chroma``."""
+
+from .command import main
+
+main()
