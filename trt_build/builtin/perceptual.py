@@ -90,7 +90,7 @@ def _blur(x: Tensor) -> Tensor:
 def _norms(error: Tensor) -> Tensor:
     """1-norm and 4-norm of each plane of each picture: (n, planes, 2)."""
     error = error.flatten(2)
-    return torch.stack([error.mean(2), (error.square().square().mean(2) + 1e-12) ** 0.25], 2)
+    return torch.stack([error.mean(2), (error.square().square().mean(2) + 1e-16) ** 0.25], 2)
 
 
 def _cube_root(x: Tensor) -> Tensor:

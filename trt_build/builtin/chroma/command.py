@@ -27,8 +27,8 @@ from .train import TrainConfig, Trainer
 
 log = logging.getLogger("train_chroma")
 
-SHAPES = {2: ChromaConfig(2, block=2, channels=48), 4: ChromaConfig(4, block=2, channels=16)}
-"""By scale: a block of x2 is a pixel of the chroma that is resized, of x4 a quarter of one."""
+SHAPES = {2: ChromaConfig(2, channels=48), 4: ChromaConfig(4, channels=32)}
+"""By scale: 9 % of what builtin's luma takes, 10 % at x4."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -20,14 +20,14 @@ from tqdm import tqdm
 from vsflashsr import chroma, flashsr
 
 from ..data import SUFFIXES, decode_planes, held_sources, source_of
-from ..degrade import WEIGHTS, Planes, degrade, draw, node_of
+from ..degrade import Planes, degrade, draw, node_of
 
 FRAMES = 8
 """Decoded of each clip; the memory of the model that makes luma has settled by then."""
 KEPT = (3, 7)
 """Of these pairs are made: between neighbours little changes."""
-VARIANTS = (0, 1, 2, 3, 6)
-"""Versions of each clip, as in `degrade.draw`: twice clean, twice H.264, MPEG-2 or noise, VP9."""
+VARIANTS = {0: 0.3, 1: 0.2, 2: 0.2, 3: 0.2, 6: 0.1}
+"""Versions of each clip, as in `degrade.draw`, and how often each is drawn: twice clean, twice H.264, MPEG-2 or noise, VP9."""
 CLEAN = (0, 1)
 UNIT = 224.0
 """Steps of 8 bit from the least to the most of U and V, which are -0.5..0.5."""
@@ -113,7 +113,7 @@ class Sampler:
 
     def __init__(self, pairs: Sequence[Pairs], batch: int, crop: int, seed: int) -> None:
         self.pairs, self.batch, self.crop, self.seed = pairs, batch, crop, seed
-        shares = np.array([WEIGHTS[p.variant] for p in pairs])
+        shares = np.array([VARIANTS[p.variant] for p in pairs])
         self._shares = shares / shares.sum()
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
