@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import vapoursynth as vs
-from validate_builtin import BORDER, SUFFIXES, degradations, middle
+from validate_builtin import BORDER, degradations, middle
 
-from trt_build.builtin.data import decode_planes, held_sources, source_of
+from trt_build.builtin.data import SUFFIXES, decode_planes, held_sources, source_of
 from trt_build.builtin.degrade import Planes, degrade, node_of
 from vsflashsr import flashsr
 
