@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from .graph import unfold
 from .motion import SIZE_MULTIPLE, motion
 from .network import Net, NetConfig
 from .perceptual import luma_ssimulacra2
+from .run import Run
 
 VALIDATION = ("clean", "degraded")
 """How the held-out clips are scored: bicubic, and the clips' other versions in turn."""
@@ -154,52 +155,19 @@ def merit(scores: dict[str, float]) -> float:
     return sum(scores[kind] + scores[f"{kind} sharp"] / 8 for kind in VALIDATION)
 
 
-class Trainer:
+class Trainer(Run):
     """A run in a folder: `last.pt`, `single.pt` (as the first phase ended), `best.pt` (of the phase, by `merit`),
     `log.jsonl`, `curve.png`."""
 
     def __init__(self, net: NetConfig, train: TrainConfig, out: Path, device: str) -> None:
         torch.manual_seed(train.seed)
-        self.config, self.out, self.device = train, out, torch.device(device)
+        self.config, self.device = train, torch.device(device)
         self.net = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.average = Net(net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        self.average.load_state_dict(self.net.state_dict())
         # Where a CPU has no instructions for it, bf16 is several times slower than fp32.
         self.bf16 = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=train.single_rate, betas=(0.9, 0.99))
-        self.step = 0
-        self.log: list[dict[str, float]] = []
-        out.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the run is kept."""
-        return self.out / "last.pt"
-
-    def save(self, path: Path | None = None) -> None:
-        """Write the checkpoint (elsewhere if `path` is given); an interrupted write leaves the old one."""
-        path = path or self.checkpoint
-        state = {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "log": self.log,
-            "config": {"net": asdict(self.net.config), "train": asdict(self.config)},
-        }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
-
-    def resume(self) -> None:
-        """Go on from the checkpoint."""
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if state["config"]["net"] != asdict(self.net.config):
-            raise ValueError(f"{self.checkpoint} is another network, {state['config']['net']}; give another --out")
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.log = state["step"], state["log"]
+        super().__init__(self.net, self.average, self.optimizer, net, train, out)
 
     def start_from(self, path: Path) -> None:
         """Take over the weights of a graph (.onnx), or the averaged ones of another run, where the shapes agree (x4 from x2:
@@ -240,9 +208,7 @@ class Trainer:
     def _score(self, held: list[Clip], first: bool) -> dict[str, float]:
         """Validate, log, keep the best."""
         row = {"step": self.step, **validate(self.average, held, self.device, first)}
-        self.log.append(row)
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self.note(row)
         plot(self.log, self.out / "curve.png")
         phase = [merit(r) for r in self.log if (r["step"] <= self.config.single) == (self.step <= self.config.single)]
         if merit(row) >= max(phase):
@@ -265,11 +231,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)
         self.optimizer.step()
         # It begins anew with the second phase, else it would lag behind: the memory's weights by half after 1000 steps.
-        done = self.step if single else self.step - self.config.single
-        decay = min(self.config.average, (done + 1) / (done + 10))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
+        self.follow(self.config.average, self.step if single else self.step - self.config.single)
         return float(loss.detach())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..perceptual import ssimulacra2
+from ..run import Run
 from .data import CLEAN, Pairs, Sampler, to_unit
 from .network import ChromaConfig, ChromaNet
 
@@ -79,59 +80,22 @@ def validate(net: ChromaNet, held: Sequence[Pairs], border: int = 8) -> dict[str
     return {name: sum(values) / len(values) for name, values in gains.items()}
 
 
-class Trainer:
-    """A run in a folder: `last.pt`, `log.jsonl`."""
+class Trainer(Run):
+    """A run in a folder: `last.pt`, which is small enough for the repository, and `log.jsonl`."""
 
     def __init__(self, shape: ChromaConfig, config: TrainConfig, out: Path) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.out = config, out
+        self.config = config
         self.net, self.average = ChromaNet(shape), ChromaNet(shape)
-        self.average.load_state_dict(self.net.state_dict())
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.rate, betas=(0.9, 0.99))
-        self.step = 0
-        self.log: list[dict[str, float]] = []
-        out.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the run is kept: small enough for the repository."""
-        return self.out / "last.pt"
-
-    def save(self) -> None:
-        """Write the checkpoint; an interrupted write leaves the old one."""
-        state = {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "log": self.log,
-            "config": {"net": asdict(self.net.config), "train": asdict(self.config)},
-        }
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
-
-    def resume(self) -> None:
-        """Go on from the checkpoint."""
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        self._check(state, self.checkpoint)
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.log = state["step"], state["log"]
+        super().__init__(self.net, self.average, self.optimizer, shape, config, out)
 
     def start_from(self, path: Path) -> None:
         """Take over the averaged weights and the optimizer of another run of the same shape."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self._check(state, path)
+        state = self.read(path)
         self.net.load_state_dict(state["average"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-    def _check(self, state: dict[str, object], path: Path) -> None:
-        config = state["config"]
-        if not isinstance(config, dict) or config["net"] != asdict(self.net.config):
-            raise ValueError(f"{path} is of another network, {config}; give another one, or its shape")
 
     def run(self, sampler: Sampler, held: Sequence[Pairs], stop: int | None = None) -> None:
         """Train up to step `stop` (all steps if None)."""
@@ -144,10 +108,8 @@ class Trainer:
             bar.update()
             if held and (self.step % self.config.validate_every == 0 or self.step == self.config.steps):
                 row = {"step": self.step, **validate(self.average, held)}
-                self.log.append(row)
+                self.note(row)
                 bar.write(json.dumps(row))
-                with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
             if self.step % self.config.save_every == 0 or self.step == stop:
                 self.save()
         bar.close()
@@ -160,8 +122,5 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)
         self.optimizer.step()
-        decay = min(self.config.average, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
+        self.follow(self.config.average, self.step)
         return float(loss.detach())
