@@ -9,6 +9,7 @@ import pytest
 import vapoursynth as vs
 
 from vsflashsr import flashsr
+from vsflashsr.chroma import predictable
 from vsflashsr.first_frame import try_conversions
 from vsflashsr.formats import check_clip
 
@@ -56,8 +57,9 @@ def test_what_can_be_converted_is_not_refused(channels: Any, source: vs.PresetVi
     wanted = core.get_video_format(target)
     made = clip(int(source))
     properties = {} if check_clip(made).color_family == vs.RGB else {"_Matrix": 1, "_Range": 0}
-    try_conversions(made, properties, channels, wanted, 2.5)
-    try_conversions(made, {}, channels, wanted, 2)
+    for predicted in {False, channels == "luma" and predictable(made, wanted)}:
+        try_conversions(made, properties, channels, wanted, 2.5, predicted=predicted)
+        try_conversions(made, {}, channels, wanted, 2, predicted=predicted)
 
 
 def test_an_input_that_is_not_finite_is_named_with_its_frame(tmp_path: Path) -> None:

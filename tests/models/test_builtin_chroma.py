@@ -43,7 +43,8 @@ def blocks(seed: int, size: int = 64) -> Picture:
     rng = np.random.default_rng(seed)
     sheet = np.kron(rng.uniform(-0.4, 0.4, (3, size // 8, size // 8)), np.ones((1, 8, 8))).astype(np.float32)
     sheet[0] += 0.5
-    return (sheet + np.roll(sheet, 1, 1) + np.roll(sheet, 1, 2)) / 3
+    soft: Picture = (sheet + np.roll(sheet, 1, 1) + np.roll(sheet, 1, 2)) / np.float32(3)
+    return soft
 
 
 @pytest.mark.parametrize("level", [(0.0, 0.0, 0.0), (0.3, -0.5, 0.5), (1.0, 0.1, -0.2)])

@@ -232,6 +232,29 @@ def test_picture_stays_within_its_neighbours_range() -> None:
     assert out.min() >= 0.3 - network.MARGIN * 0.6 - 1e-6
 
 
+@pytest.mark.parametrize("shape", ["dot", "line", "step", "corner", "stripes", "board"])
+def test_only_texture_widens_the_range(shape: str) -> None:
+    """By half of what its thinnest structures have; a dot, a line or an edge alone keeps a fifth of the range."""
+    frame = torch.full((1, 1, 24, 32), 0.3)
+    lone = {"dot": np.s_[..., 12, 16], "line": np.s_[..., 16], "step": np.s_[..., 16:], "corner": np.s_[..., 12:, 16:]}
+    if shape in lone:
+        frame[lone[shape]] = 0.9
+    else:
+        frame[..., 8:24:2] = 0.9
+        if shape == "board":
+            frame[..., 1::2, :] = 1.2 - frame[..., 1::2, :]
+    low, high = network.bounds(frame)
+    least, most = -torch.nn.functional.max_pool2d(-frame, 3, 1, 1), torch.nn.functional.max_pool2d(frame, 3, 1, 1)
+    room = network.MARGIN * (most - least)
+    beyond = high - most - room
+    assert torch.allclose(beyond, least - room - low, atol=1e-6)
+    if shape in lone:
+        assert beyond.abs().max() < 1e-6
+    else:
+        assert beyond[..., 10:22].min() == pytest.approx(network.TEXTURE * 0.6, abs=1e-6)
+        assert shape == "board" or beyond[..., :4].max() < 1e-6
+
+
 def test_network_adds_no_light() -> None:
     """Whatever the head says, as far as the range lets it: here by half of a step where it would be 20."""
     torch.manual_seed(0)
