@@ -25,6 +25,7 @@ from trt_build.builtin import degrade  # noqa: E402
 from trt_build.builtin.chroma import command, data, train  # noqa: E402
 from trt_build.builtin.chroma.export import add_to_bundle, check_graph, export_graph, load  # noqa: E402
 from trt_build.builtin.chroma.network import MARGIN, ChromaConfig, ChromaNet  # noqa: E402
+from trt_build.builtin.export import write_bundle  # noqa: E402
 from trt_build.builtin.perceptual import ssimulacra2  # noqa: E402
 
 torch.set_num_threads(1)
@@ -149,6 +150,9 @@ def test_export_adds_the_graph_to_a_bundle_and_the_filter_uses_it(run: Path, tmp
     add_to_bundle(moving(net), folder, {"steps": 6})
     manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
     assert manifest["scales"]["2"]["chroma"] == "x2-chroma.onnx" and manifest["provenance"]["x2 chroma"] == {"steps": 6}
+    write_bundle(folder, "builtin", {"x2": {}})  # luma is exported anew
+    again = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    assert again["scales"] == manifest["scales"] and again["provenance"]["x2 chroma"] == {"steps": 6}
     clip = degrade.node_of(tuple(np.random.default_rng(0).integers(60, 200, (2, s, s), np.uint8) for s in (32, 16, 16)))
     made = planes(flashsr(clip, 2, model=folder).get_frame(1))
     plain = planes(flashsr(clip, 2, model=folder, model_options={"chroma": False}).get_frame(1))

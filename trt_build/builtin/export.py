@@ -87,8 +87,13 @@ def check_graph(net: Net, path: Path, sizes: tuple[tuple[int, int], ...] = ((64,
     return worst
 
 
+def chroma_name(scale: int) -> str:
+    """The graph that predicts chroma at a scale, in a bundle (`chroma.export`)."""
+    return f"x{scale}-chroma.onnx"
+
+
 def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
-    """`bundle.json` for the graphs x2.onnx and x4.onnx that lie in `folder`, from what the graphs themselves say.
+    """`bundle.json` for the graphs x2.onnx and x4.onnx that lie in `folder`, and those of chroma beside them.
 
     `provenance` (by graph: "x2", "x4") is added to what an older bundle.json says.
     """
@@ -107,6 +112,8 @@ def write_bundle(folder: Path, name: str, provenance: dict[str, Any]) -> None:
                 {"name": "picture", "shape": [1, 1, "2*h", "2*w"], "dtype": "float32"},
             ],
         }
+        if (folder / chroma_name(scale)).exists():
+            scales[str(scale)]["chroma"] = chroma_name(scale)
     bundle = {
         "name": name,
         "kind": "recurrent",

@@ -14,7 +14,7 @@ import torch
 
 from vsflashsr.bundle import MANIFEST, write_manifest
 
-from ..export import OPSET, TOLERANCE
+from ..export import OPSET, TOLERANCE, chroma_name
 from .network import ChromaConfig, ChromaNet
 
 
@@ -66,7 +66,7 @@ def check_graph(net: ChromaNet, path: Path, sizes: tuple[tuple[int, int], ...] =
 def add_to_bundle(net: ChromaNet, folder: Path, provenance: dict[str, Any]) -> float:
     """Write the graph into the bundle in `folder`, which has a graph of luma of that scale; what `check_graph` found."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    scale, name = str(net.config.scale), f"x{net.config.scale}-chroma.onnx"
+    scale, name = str(net.config.scale), chroma_name(net.config.scale)
     if scale not in manifest["scales"]:
         raise ValueError(
             f"{folder} has the scales {', '.join(manifest['scales'])}, got chroma for {scale}; export its luma first"
