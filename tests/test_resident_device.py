@@ -328,7 +328,8 @@ print(json.dumps(resident.report(resident.usable_backend(settings), settings, ((
     assert found["passed"] and found["backend"] == "tensorrt", found
     ways = found["96p"]
     assert ways["stays"]["bytes_per_frame"] == 0 and ways["same_bytes"]
-    assert ways["crosses"]["copies_per_frame"] == 2 and ways["host"]["copies_per_frame"] == 2
+    # There and back, of luma and of what predicts chroma.
+    assert ways["crosses"]["copies_per_frame"] == 4 and ways["host"]["copies_per_frame"] == 4
     script = "from trt_build.gpu_check import resident; resident.require_vulkan()"
     variables = {**environment(), "VK_DRIVER_FILES": "no such file", "VK_LOADER_LAYERS_DISABLE": "~all~"}
     done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=120, check=False)

@@ -53,9 +53,12 @@ def test_a_small_engine_is_built_for_each_target(capability: tuple[int, int], tm
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_built_in_model_is_built(scale: int) -> None:
-    (request,) = engines_of(BUILTIN, [(90, 60)], target_without_gpu("tensorrt_rtx", (8, 9)), scale=scale)
-    assert request.graph.name == f"x{scale}.onnx"
+    request, chroma = engines_of(BUILTIN, [(90, 60)], target_without_gpu("tensorrt_rtx", (8, 9)), scale=scale)
+    assert request.graph.name == f"x{scale}.onnx" and chroma.graph.name == f"x{scale}-chroma.onnx"
     assert request.shapes["frames"] == ShapeRange.fixed((1, 1, 64, 96))
+    # Half of the result's 180x120 or 360x240, to the next multiple of 8.
+    assert chroma.shapes["frames"] == ShapeRange.fixed({2: (1, 3, 64, 96), 4: (1, 3, 120, 184)}[scale])
+    assert [t.name for t in build_plan(chroma).outputs] == ["out"]
     seen: list[BuildStatus] = []
     plan = build_plan(request, progress=seen.append)
     assert [t.name for t in plan.outputs] == ["out", "next.luma", "next.picture"]

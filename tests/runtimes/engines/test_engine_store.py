@@ -81,7 +81,7 @@ def builtin_request() -> EngineRequest:
     """The built-in model: two seconds, of which 1.6 without a word from TensorRT."""
     from vsflashsr.runtimes.engines.modules import target_without_gpu
 
-    (request,) = engines_of(BUILTIN, [(96, 64)], target_without_gpu("tensorrt_rtx", (8, 9)))
+    request, _ = engines_of(BUILTIN, [(96, 64)], target_without_gpu("tensorrt_rtx", (8, 9)))
     return request
 
 
