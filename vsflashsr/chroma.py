@@ -12,6 +12,9 @@ import vapoursynth as vs
 from . import formats
 from .models.kind import Size
 
+_SIDES = {0: (-1, 0), 1: (0, 0), 2: (-1, -1), 3: (0, -1), 4: (-1, 1), 5: (0, 1)}
+"""By ``_ChromaLocation``: to which side of those pixels' middle it lies, across and down. The core refuses others."""
+
 
 def predictable(clip: vs.VideoNode, target: vs.VideoFormat) -> bool:
     """Is there chroma in the clip, and any use for it?"""
@@ -31,16 +34,31 @@ def to_network(made: vs.VideoNode, clip: vs.VideoNode) -> vs.VideoNode:
         made: luma that was made of ``clip``, a whole number of times as large.
         clip: YUV.
     """
-    core = vs.core
-    wanted = formats.check_clip(clip).replace(sample_type=vs.FLOAT, bits_per_sample=32)
-    luma = formats.single(made)
-    # Three times luma without subsampling, made smaller as if it were chroma, lands where the format says chroma is.
-    whole = core.std.CopyFrameProps(core.std.ShufflePlanes([luma, luma, luma], [0, 0, 0], vs.YUV), clip)
-    guide = formats.by_chroma_location(
-        clip, lambda c: core.resize.Bicubic(whole, format=wanted.id, chromaloc=c, filter_param_a=0, filter_param_b=0.5)
+    height, width = size_of(clip, made.width // clip.width)
+    return formats.by_chroma_location(
+        clip, lambda location: _brought_there(formats.single(made), clip, width, height, location)
     )
-    chroma = core.resize.Spline36(clip, made.width, made.height, format=wanted.id)
-    return core.std.ShufflePlanes([guide, chroma, chroma], [1, 1, 2], vs.RGB)
+
+
+def _brought_there(luma: vs.VideoNode, clip: vs.VideoNode, width: int, height: int, location: int) -> vs.VideoNode:
+    """What the network reads, of a clip whose chroma lies at ``location``.
+
+    By shifts, plane by plane: a resizer that is told the location makes the clip's luma larger, too, which nobody reads.
+    """
+    core = vs.core
+    video_format, scale = formats.check_clip(clip), luma.width // clip.width
+    parts = 1 << video_format.subsampling_w, 1 << video_format.subsampling_h
+    # From the middle of the pixels of luma that a sample of chroma stands for, in these pixels.
+    left, top = (side * (part - 1) / 2 for side, part in zip(_SIDES.get(location, _SIDES[0]), parts, strict=True))
+    guide = core.resize.Bicubic(luma, width, height, src_left=left, src_top=top, filter_param_a=0, filter_param_b=0.5)
+    # Both grids lie so, but what is half a sample of the one is another part of one of the other.
+    shifts = {
+        name: offset / part * (1 / scale - 1)
+        for name, offset, part in zip(("src_left", "src_top"), (left, top), parts, strict=True)
+    }
+    chroma = core.std.ShufflePlanes([clip, clip, clip], [1, 1, 2], vs.YUV)
+    chroma = core.resize.Spline36(chroma, width, height, format=vs.YUV444PS, **shifts)
+    return core.std.ShufflePlanes([guide, chroma, chroma], [0, 1, 2], vs.RGB)
 
 
 def coloured(predicted: vs.VideoNode, made: vs.VideoNode, clip: vs.VideoNode) -> vs.VideoNode:

@@ -99,7 +99,8 @@ def try_conversions(
         made = low.std.BlankClip(width=width, height=height).std.RemoveFrameProps()  # the model's frames say nothing
         coloured = None
         if predicted:
-            coloured = chroma.coloured(chroma.to_network(made, blank).std.RemoveFrameProps(), made, blank)
+            luma = low.std.BlankClip(width=2 * _TRIAL_PX, height=2 * _TRIAL_PX).std.RemoveFrameProps()
+            coloured = chroma.coloured(chroma.to_network(luma, blank).std.RemoveFrameProps(), luma, blank)
         out = formats.from_model(made, blank, channels, width, height, target, coloured)
         for node in (low, out, formats.lanczos(blank, width, height, target)):
             node.get_frame(0).close()

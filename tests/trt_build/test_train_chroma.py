@@ -71,7 +71,7 @@ def moving(net: ChromaNet, gain: float = 3.0) -> ChromaNet:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(clips: Path, run: Path, tmp_path: Path) -> None:
-    command.train(arguments(clips, tmp_path, "--stop", "2"))
+    command.train(arguments(clips, tmp_path, "--stop", "4"))
     resumed = command.train(arguments(clips, tmp_path, "--resume"))
     a, b = (torch.load(path, weights_only=True) for path in (run, resumed))
     assert all(torch.equal(a[side][k], b[side][k]) for side in ("net", "average") for k in a[side])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from vsflashsr import flashsr
+from vsflashsr import chroma, flashsr
 from vsflashsr.arguments import Arguments
 from vsflashsr.bundle import write_manifest
 from vsflashsr.models.opening import graphs_ahead
 
 from ...support.clips import FORMATS, digest, noise, planes
-from ...support.tiny import write_chroma_graph, write_tiny_bundle
+from ...support.tiny import write_chroma_graph, write_frame_graph, write_tiny_bundle
 
 core = vs.core
 YUV = [f for f in FORMATS if core.get_video_format(f).color_family == vs.YUV]
@@ -113,6 +113,15 @@ def test_frames_are_the_same_in_any_order_and_in_tiles_that_overlap(bundle: Path
     assert np.array_equal(planes(tiled.get_frame(3))[2], planes(again.get_frame(3))[2])
 
 
+@pytest.mark.parametrize(
+    ("video_format", "size"), [(vs.YUV420P8, (24, 32)), (vs.YUV422P8, (48, 32)), (vs.YUV440P8, (24, 64)), (vs.YUV444P8, (48, 64))]
+)
+def test_the_network_works_on_the_grid_of_chroma(video_format: int, size: tuple[int, int]) -> None:
+    clip = noise(1, 32, 24, video_format, _Matrix=1)
+    reads = chroma.to_network(core.std.BlankClip(width=64, height=48, format=vs.GRAYS, length=1), clip)
+    assert chroma.size_of(clip, 2) == (reads.height, reads.width) == size
+
+
 def test_strength_goes_from_lanczos_to_what_was_predicted(bundle: Path) -> None:
     clip = noise(1, 16, 24, vs.YUV420P16, _Matrix=1)
     ends = [planes(flashsr(clip, 2, model=bundle, strength=s).get_frame(0))[1].astype(float) for s in (0, 0.5, 1)]
@@ -139,9 +148,9 @@ def test_a_graph_that_does_something_else_is_refused_when_the_script_runs(bundle
     rewrite(folder)
     with pytest.raises(vs.Error, match=r"takes 'frames' of shape \[1, 1, 'h', 'w'\]"):
         flashsr(noise(1, 16, 16), 2, model=folder)
-    shutil.copy(folder / "x2.onnx", folder / "chroma.onnx")
+    write_frame_graph(folder / "chroma.onnx", 1)
     rewrite(folder)
-    with pytest.raises(vs.Error, match="correct the bundle"):
+    with pytest.raises(vs.Error, match=r"reads \['input'\] and makes \['output'\], expected 'frames' and 'out'"):
         flashsr(noise(1, 16, 16), 2, model=folder)
 
 

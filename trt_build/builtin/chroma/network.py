@@ -37,8 +37,8 @@ class ChromaConfig:
 
 def bounds(base: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """The least and the most that a result may be at each pixel of `base`, block by block."""
-    reach = AROUND * block
-    low, high = (sign * F.max_pool2d(sign * base, reach, block, (reach - block) // 2) for sign in (-1, 1))
+    # Of blocks first: ONNX Runtime takes 13 of 62 ms for windows of 12x12 pixels (960x544, 2026-11-25).
+    low, high = (sign * F.max_pool2d(F.max_pool2d(sign * base, block), AROUND, 1, AROUND // 2) for sign in (-1, 1))
     margin = MARGIN * (high - low)
     low, high = (F.interpolate(side, scale_factor=block, mode="nearest") for side in (low - margin, high + margin))
     return low, high
